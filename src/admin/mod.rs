@@ -1,0 +1,1 @@
+//! The Unix admin socket, health, readiness and metrics.

@@ -1,0 +1,1 @@
+//! Wire formats: the ClientHello and HTTP/1 heads and bodies, strictly.

@@ -1,0 +1,1 @@
+//! Reads `outgate.toml` and turns it into each module's settings.

@@ -1,0 +1,1 @@
+//! Streaming detection of secrets in what leaves.

@@ -1,0 +1,1 @@
+//! The DNS door, the resolver and the leases.

@@ -1,0 +1,1 @@
+//! Listeners, original destinations, our own addresses.

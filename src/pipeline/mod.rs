@@ -1,0 +1,1 @@
+//! One exchange: judge, rewrite, scripts, DLP, credentials, send, redact, answer.

@@ -1,0 +1,1 @@
+//! Tasks that are named, counted and drained.

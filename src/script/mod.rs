@@ -1,0 +1,1 @@
+//! Rhai hooks with hard limits.

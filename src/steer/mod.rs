@@ -1,0 +1,1 @@
+//! The nftables fence and redirect, and the privileged helper that owns them.

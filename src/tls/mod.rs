@@ -1,0 +1,1 @@
+//! The certificate authority, leaves minted on the fly, server and client configurations.

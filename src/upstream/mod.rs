@@ -1,0 +1,1 @@
+//! Dialling what was permitted, TLS to it, and the pool of connections.
