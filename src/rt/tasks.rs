@@ -83,6 +83,13 @@ impl Tasks {
     }
 }
 
+/// hyper's HTTP/2 starts its own tasks through this.
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, work: F) {
+        self.spawn("http2", work);
+    }
+}
+
 struct Counted {
     shared: Arc<Shared>,
     name: &'static str,

@@ -26,8 +26,6 @@ pub enum HeadError {
     Framing(&'static str),
     #[error("the head is larger than its limit")]
     TooLarge,
-    #[error("the request target is longer than its limit")]
-    TargetTooLong,
     #[error("an expectation other than 100-continue")]
     Expectation,
 }

@@ -107,6 +107,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Poll::Ready(Ok(n))
     }
 
+    /// Reads a piece and throws it away, with what was buffered. Zero: the peer closed.
+    pub async fn discard(&mut self) -> io::Result<usize> {
+        self.buf.clear();
+        self.fill().await
+    }
+
     /// True while nothing was read ahead and the peer has neither sent nor closed: the state in which an idle
     /// connection may be used again.
     pub fn is_quiet(&mut self) -> bool {
