@@ -133,3 +133,57 @@ fn unavailable(name: &str) -> String {
         _ => format!("{name} is not available in scripts"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::script::tests::{compile, compile_error, failure};
+
+    #[test]
+    fn faults_have_a_place() {
+        let error = compile("fn request(req) {\n  let x = ;\n  pass()\n}").unwrap_err();
+        assert_eq!((error.line, error.column), (2, 11));
+        let text = compile_error("fn request(req) {\n  ask(\"x\")\n}");
+        assert!(text.starts_with("test.rhai:2:3: ask() needs approvals"), "{text}");
+        let text =
+            compile_error("fn request(req) {\n  let x = req.path;\n  x.repalce(\"a\", \"b\");\n pass() }");
+        assert_eq!(text, "test.rhai:3:5: repalce is not available in scripts");
+        assert!(compile_error("fn request(req) { y == 1 }").contains("y"));
+    }
+
+    #[test]
+    fn a_guard_that_would_never_be_asked_is_an_error() {
+        for (text, part) in [
+            ("", "there is no hook"),
+            ("fn requst(req) { pass() }", "nothing calls requst"),
+            ("fn request(req) { pass() } fn on_response(a, b) { pass() }", "nothing calls on_response"),
+            ("fn request(req) { pass() } fn dns(query) { pass() }", "does not exist yet"),
+            ("fn request(req) { pass() } fn message(ws) { pass() }", "does not exist yet"),
+            ("fn request(req, resp) { pass() }", "the hook is request(req)"),
+            ("fn response(resp) { pass() }", "the hook is response(req, resp)"),
+            ("fn connect() { pass() }", "the hook is connect(flow)"),
+            ("fn request(req) { pass() } fn deny(x) { pass() }", "function of Outgate"),
+            ("fn request(req) { help(1, 2) } fn help(a) { pass() }", "does not take 2 arguments"),
+            ("const X = 1; fn request(req) { pass() }", "only functions"),
+            ("pass()", "only functions"),
+            ("fn request(req) { pass() ", "test.rhai:1:"),
+        ] {
+            let error = compile_error(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+        let long = format!("fn request(req) {{ pass() }} //{}", "x".repeat(300 * 1024));
+        assert!(compile_error(&long).contains("longer than 256 KiB"));
+    }
+
+    #[test]
+    fn a_failure_says_where_and_not_what_was_in_the_request() {
+        let failed = failure("let x = #{};\nx[req.header(\"accept\")]");
+        assert!(failed.message.starts_with("test.rhai:3:"), "{failed}");
+        assert!(!failed.message.contains("json"), "{failed}");
+        assert_eq!(failure("throw \"so\"").message, "test.rhai:2:1: so");
+        assert_eq!(failure("throw 3").message, "test.rhai:2:1: it threw i64");
+        assert_eq!(
+            failure("").message,
+            "test.rhai: request() returned (), not pass(), allow(), deny(reason) or tunnel()"
+        );
+    }
+}

@@ -16,6 +16,8 @@ mod run;
 mod view;
 
 #[cfg(test)]
+mod examples;
+#[cfg(test)]
 mod tests;
 
 pub use request::{Changes, FlowView, RequestView};

@@ -133,6 +133,7 @@ fn failure(error: &EvalAltResult) -> Failure {
         EvalAltResult::ErrorRuntime(value, _) if value.is_string() => value.to_string(),
         // An index or a value that was thrown may be text of the request.
         EvalAltResult::ErrorIndexNotFound(..) => "there is no such index".to_owned(),
+        EvalAltResult::ErrorPropertyNotFound(..) => "the map has no such entry".to_owned(),
         EvalAltResult::ErrorRuntime(value, _) => format!("it threw {}", value.type_name()),
         other => without_position(other),
     };

@@ -10,11 +10,11 @@ fn engine() -> Engine {
     Engine::new(Settings { wall_time: Duration::from_secs(20), ..Settings::default() })
 }
 
-fn compile(text: &str) -> Result<Script, CompileError> {
+pub(super) fn compile(text: &str) -> Result<Script, CompileError> {
     engine().compile(Path::new("test.rhai"), text)
 }
 
-fn view() -> RequestView {
+pub(super) fn view() -> RequestView {
     let mut headers = HeaderMap::new();
     headers.insert("accept", HeaderValue::from_static("application/json"));
     headers.append("x-many", HeaderValue::from_static("one"));
@@ -32,7 +32,7 @@ fn view() -> RequestView {
     }
 }
 
-fn flow() -> FlowView {
+pub(super) fn flow() -> FlowView {
     FlowView {
         client: "agent".into(),
         door: Door::Explicit,
@@ -52,11 +52,11 @@ fn decision(body: &str) -> Decision {
     request(body).decision.unwrap()
 }
 
-fn failure(body: &str) -> Failure {
+pub(super) fn failure(body: &str) -> Failure {
     request(body).decision.unwrap_err()
 }
 
-fn compile_error(text: &str) -> String {
+pub(super) fn compile_error(text: &str) -> String {
     compile(text).unwrap_err().to_string()
 }
 
@@ -67,6 +67,7 @@ mod decisions {
     fn the_four_functions_decide() {
         assert_eq!(decision("pass()"), Decision::Pass);
         assert_eq!(decision("return allow();"), Decision::Allow);
+        assert_eq!(decision("allow();"), Decision::Allow, "a semicolon loses nothing in Rhai");
         assert_eq!(decision("deny(\"not today\")"), Decision::Deny("not today".into()));
         let script =
             compile("fn connect(flow) { if flow.port == 443 { tunnel() } else { pass() } }").unwrap();
@@ -89,7 +90,7 @@ mod decisions {
             "[]",
             "'a'",
         ];
-        for body in odd.into_iter().chain(["req", "let x = pass();", "allow", "[allow()]", "pass();"]) {
+        for body in odd.into_iter().chain(["req", "let x = pass();", "allow", "[allow()]"]) {
             match compile(&format!("fn request(req) {{ {body} }}")) {
                 Ok(script) => {
                     let failure = script.request(view()).decision.unwrap_err();
@@ -187,7 +188,7 @@ mod limits {
 
     #[test]
     fn recursion_ends_at_its_limit_without_using_up_the_stack() {
-        let deep = "(".repeat(12) + "down(n + 1)" + &")".repeat(12);
+        let deep = format!("{}down(n + 1){}", "(".repeat(12), ")".repeat(12));
         let script = compile(&format!("fn down(n) {{ {deep} }} fn request(req) {{ down(0) }}")).unwrap();
         assert_eq!(script.request(view()).decision.unwrap_err().kind, FailureKind::Limit);
         let nested = format!("fn request(req) {{ {}1{} }}", "[".repeat(1000), "]".repeat(1000));
@@ -272,13 +273,12 @@ mod reach {
             "req.body",
             "req.secret",
             "\"a\" * 9",
-            "req == req",
         ] {
             match compile(&format!("fn request(req) {{ let x = {call}; pass() }}")) {
                 Err(_) => {}
                 Ok(script) => {
                     let decision = script.request(view()).decision;
-                    assert!(decision.is_err() || call == "req == req", "{call}: {decision:?}");
+                    assert!(decision.is_err(), "{call}: {decision:?}");
                 }
             }
         }
@@ -290,59 +290,6 @@ mod reach {
         assert_eq!(
             text,
             "Script { file: \"test.rhai\", hooks: Hooks { connect: false, request: true, response: false } }"
-        );
-    }
-}
-
-mod loading {
-    use super::*;
-
-    #[test]
-    fn faults_have_a_place() {
-        let error = compile("fn request(req) {\n  let x = ;\n  pass()\n}").unwrap_err();
-        assert_eq!((error.line, error.column), (2, 11));
-        let text = compile_error("fn request(req) {\n  ask(\"x\")\n}");
-        assert!(text.starts_with("test.rhai:2:3: ask() needs approvals"), "{text}");
-        let text =
-            compile_error("fn request(req) {\n  let x = req.path;\n  x.repalce(\"a\", \"b\");\n pass() }");
-        assert_eq!(text, "test.rhai:3:5: repalce is not available in scripts");
-        assert!(compile_error("fn request(req) { y == 1 }").contains("y"));
-    }
-
-    #[test]
-    fn a_guard_that_would_never_be_asked_is_an_error() {
-        for (text, part) in [
-            ("", "there is no hook"),
-            ("fn requst(req) { pass() }", "nothing calls requst"),
-            ("fn request(req) { pass() } fn on_response(a, b) { pass() }", "nothing calls on_response"),
-            ("fn request(req) { pass() } fn dns(query) { pass() }", "does not exist yet"),
-            ("fn request(req) { pass() } fn message(ws) { pass() }", "does not exist yet"),
-            ("fn request(req, resp) { pass() }", "the hook is request(req)"),
-            ("fn response(resp) { pass() }", "the hook is response(req, resp)"),
-            ("fn connect() { pass() }", "the hook is connect(flow)"),
-            ("fn request(req) { pass() } fn deny(x) { pass() }", "function of Outgate"),
-            ("fn request(req) { help(1, 2) } fn help(a) { pass() }", "does not take 2 arguments"),
-            ("const X = 1; fn request(req) { pass() }", "only functions"),
-            ("pass()", "only functions"),
-            ("fn request(req) { pass() ", "test.rhai:1:"),
-        ] {
-            let error = compile_error(text);
-            assert!(error.contains(part), "{text}: {error}");
-        }
-        let long = format!("fn request(req) {{ pass() }} //{}", "x".repeat(300 * 1024));
-        assert!(compile_error(&long).contains("longer than 256 KiB"));
-    }
-
-    #[test]
-    fn a_failure_says_where_and_not_what_was_in_the_request() {
-        let failed = failure("let x = #{};\nx[req.header(\"accept\")]");
-        assert!(failed.message.starts_with("test.rhai:3:"), "{failed}");
-        assert!(!failed.message.contains("json"), "{failed}");
-        assert_eq!(failure("throw \"so\"").message, "test.rhai:2:1: so");
-        assert_eq!(failure("throw 3").message, "test.rhai:2:1: it threw i64");
-        assert_eq!(
-            failure("").message,
-            "test.rhai: request() returned (), not pass(), allow(), deny(reason) or tunnel()"
         );
     }
 }
