@@ -122,8 +122,8 @@ fn failure(error: &EvalAltResult) -> Failure {
     let inner = error.unwrap_inner();
     let kind = match inner {
         EvalAltResult::ErrorTerminated(..) => FailureKind::Timeout,
-        EvalAltResult::ErrorTooManyOperations(_)
-        | EvalAltResult::ErrorTooManyVariables(_)
+        EvalAltResult::ErrorTooManyOperations(_) => FailureKind::Operations,
+        EvalAltResult::ErrorTooManyVariables(_)
         | EvalAltResult::ErrorStackOverflow(_)
         | EvalAltResult::ErrorDataTooLarge(..) => FailureKind::Limit,
         _ => FailureKind::Error,
