@@ -8,14 +8,17 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use nftnl::expr::{
-    Bitwise, Cmp, CmpOp, Conntrack, Counter, IcmpCode, Immediate, Ipv4HeaderField, Ipv6HeaderField, Meta,
-    NetworkHeaderField, Payload, Register, RejectionType, TcpHeaderField, TransportHeaderField, UdpHeaderField, Verdict,
+    Bitwise, Cmp, CmpOp, Conntrack, Counter, IcmpCode, Icmpv6HeaderField, Immediate, Ipv4HeaderField, Ipv6HeaderField, Meta,
+    NetworkHeaderField, Payload, Register, RejectionType, TcpHeaderField, TransportHeaderField,
+    UdpHeaderField, Verdict,
 };
 use nftnl::nftnl_sys::{self as sys, libc};
 use nftnl::set::{Set as NftSet, SetKey};
-use nftnl::{Batch, Chain as NftChain, ChainType, FinalizedBatch, Hook, MsgType, Policy, ProtoFamily, Rule as NftRule};
+use nftnl::{
+    Batch, Chain as NftChain, ChainType, FinalizedBatch, Hook, MsgType, Policy, ProtoFamily, Rule as NftRule,
+};
 
-use super::raw::{Fields, FlaggedTable, Value, add_bound, make_interval};
+use super::raw::{Fields, FlaggedTable, Value, add_bound, make_interval, tell_host_order};
 use super::rules::{self, AddressType, Base, Chain, Clause, Elements, Icmp, Proto, Rule, Set, Table};
 
 /// `NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST`: only our socket may change it, and it stays when we die (Linux 6.9).
@@ -43,7 +46,9 @@ impl fmt::Display for Step {
             Self::Table(table) => write!(f, "table {table}"),
             Self::Set { table, set } => write!(f, "set {set} of table {table}"),
             Self::Chain { table, chain } => write!(f, "chain {chain} of table {table}"),
-            Self::Rule { table, chain, number } => write!(f, "rule {number} of chain {chain} of table {table}"),
+            Self::Rule { table, chain, number } => {
+                write!(f, "rule {number} of chain {chain} of table {table}")
+            }
         }
     }
 }
@@ -133,7 +138,9 @@ fn add_set(batch: &mut Batch, table: &nftnl::Table, set: &Set, id: u32) -> usize
     match &set.elements {
         Elements::Interfaces(names) => {
             let keys: Vec<_> = names.iter().map(|name| Interface::new(name)).collect();
-            add_plain(batch, new_set(table, set, id), &keys)
+            let nft = new_set(table, set, id);
+            tell_host_order(&nft);
+            add_plain(batch, nft, &keys)
         }
         Elements::Ports(ports) => {
             let keys: Vec<_> = ports.iter().map(|&port| Port(port)).collect();
@@ -234,7 +241,7 @@ fn add_clause(rule: &mut NftRule<'_>, clause: Clause) {
         }
         Clause::SourceElsewhere => {
             fib(rule, FIB_RESULT_OIF, FIB_SADDR | FIB_IIF | FIB_PRESENT);
-            rule.add_expr(&Cmp::new(CmpOp::Eq, 0u8));
+            rule.add_expr(&Cmp::new(CmpOp::Eq, 0u32));
         }
         Clause::ToType { is, address } => {
             fib(rule, FIB_RESULT_TYPE, FIB_DADDR | FIB_IIF);
@@ -315,7 +322,8 @@ fn icmp_type(rule: &mut NftRule<'_>, icmp: Icmp) {
     };
     family(rule, if v6 { libc::NFPROTO_IPV6 } else { libc::NFPROTO_IPV4 });
     carries(rule, if v6 { libc::IPPROTO_ICMPV6 } else { libc::IPPROTO_ICMP });
-    rule.add_expr(&Payload::Transport(TransportHeaderField::Raw { offset_bits: 0, length_bits: 8 }));
+    // The type is the first byte of either protocol.
+    rule.add_expr(&Payload::Transport(TransportHeaderField::Icmpv6(Icmpv6HeaderField::Type)));
     rule.add_expr(&Cmp::new(CmpOp::Eq, number));
 }
 
@@ -373,6 +381,7 @@ fn per_second(rule: &mut NftRule<'_>, rate: u64) {
 fn redirect(rule: &mut NftRule<'_>, port: u16) {
     rule.add_expr(&Immediate::new(port.to_be(), Register::Reg1));
     // NF_NAT_RANGE_PROTO_SPECIFIED (linux/netfilter/nf_nat.h)
-    let values = &[(sys::NFTNL_EXPR_REDIR_REG_PROTO_MIN, REG1), (sys::NFTNL_EXPR_REDIR_FLAGS, Value::U32(0x2))];
+    let values =
+        &[(sys::NFTNL_EXPR_REDIR_REG_PROTO_MIN, REG1), (sys::NFTNL_EXPR_REDIR_FLAGS, Value::U32(0x2))];
     rule.add_expr(&Fields { name: c"redir", values });
 }

@@ -140,7 +140,9 @@ impl AsyncHelper {
 
 fn gone(error: io::Error) -> HelperError {
     match error.kind() {
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => HelperError::Gone,
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => {
+            HelperError::Gone
+        }
         _ => HelperError::Io(error),
     }
 }

@@ -79,8 +79,10 @@ impl Keeper {
 
     /// Waits for the daemon, for a change of nftables, or for the time to look.
     fn wait(&self, stream: &UnixStream) -> io::Result<bool> {
-        let mut polled =
-            [PollFd::new(stream.as_fd(), PollFlags::POLLIN), PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN)];
+        let mut polled = [
+            PollFd::new(stream.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
+        ];
         match poll(&mut polled, PollTimeout::from(LOOK_EVERY)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nftnl::nftnl_sys::libc;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendmsg, setsockopt, socket,
-    sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendmsg, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -68,8 +68,14 @@ impl Netlink {
         self.drain();
         // One datagram: the kernel commits at the end of each, and half a batch is no batch.
         let pages: Vec<IoSlice<'_>> = transaction.batch.iter().map(IoSlice::new).collect();
-        sendmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &pages, &[], MsgFlags::empty(), Some(&NetlinkAddr::new(0, 0)))
-            .map_err(io::Error::from)?;
+        sendmsg::<NetlinkAddr>(
+            self.fd.as_raw_fd(),
+            &pages,
+            &[],
+            MsgFlags::empty(),
+            Some(&NetlinkAddr::new(0, 0)),
+        )
+        .map_err(io::Error::from)?;
         let expected = transaction.batch.sequence_numbers();
         // From Linux 6.10 on the batch's own begin and end are acknowledged too.
         let framing = expected.len().saturating_sub(transaction.steps.len()) / 2;
@@ -80,7 +86,8 @@ impl Netlink {
             for message in messages(&answer) {
                 let Some((seq, errno)) = acknowledgement(message) else { continue };
                 if errno != 0 {
-                    let step = (seq as usize).checked_sub(first).and_then(|i| transaction.steps.get(i)).cloned();
+                    let step =
+                        (seq as usize).checked_sub(first).and_then(|i| transaction.steps.get(i)).cloned();
                     return Err(Refused { step, source: io::Error::from_raw_os_error(errno) });
                 }
                 open = open.saturating_sub(1);
@@ -90,7 +97,12 @@ impl Netlink {
     }
 
     /// One request and its answers, a dump where `dump` says so. `Ok(None)`: there is no such thing.
-    pub fn ask(&mut self, kind: libc::c_int, dump: bool, names: &[(u16, &CStr)]) -> io::Result<Option<Vec<Message>>> {
+    pub fn ask(
+        &mut self,
+        kind: libc::c_int,
+        dump: bool,
+        names: &[(u16, &CStr)],
+    ) -> io::Result<Option<Vec<Message>>> {
         self.drain();
         self.seq = self.seq.wrapping_add(1).max(1);
         let request = request(kind, dump, self.seq, names);
@@ -174,8 +186,12 @@ impl AsFd for Monitor {
 }
 
 fn open(groups: u32) -> io::Result<OwnedFd> {
-    let fd =
-        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)?;
+    let fd = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkNetFilter,
+    )?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(fd)
 }

@@ -104,8 +104,13 @@ fn become_user(run_as: RunAs, keep_caps: bool) -> Result<(), PrivilegeError> {
 fn verify(keep: &CapsHashSet, run_as: Option<RunAs>, bounded: bool) -> Result<(), PrivilegeError> {
     let status = Status::read()?;
     let kept = keep.iter().fold(0, |bits, cap| bits | cap.bitmask());
-    let mut wanted =
-        vec![("CapInh", 16, 0), ("CapPrm", 16, kept), ("CapEff", 16, kept), ("CapAmb", 16, 0), ("NoNewPrivs", 10, 1)];
+    let mut wanted = vec![
+        ("CapInh", 16, 0),
+        ("CapPrm", 16, kept),
+        ("CapEff", 16, kept),
+        ("CapAmb", 16, 0),
+        ("NoNewPrivs", 10, 1),
+    ];
     if bounded {
         wanted.push(("CapBnd", 16, 0));
     }
@@ -143,8 +148,12 @@ impl Status {
     }
 
     fn field(&self, name: &str) -> &str {
-        let value = |line: &'_ str| line.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')).map(str::len);
-        self.0.lines().find_map(|line| value(line).map(|n| line.split_at(line.len() - n).1.trim())).unwrap_or_default()
+        let value =
+            |line: &'_ str| line.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')).map(str::len);
+        self.0
+            .lines()
+            .find_map(|line| value(line).map(|n| line.split_at(line.len() - n).1.trim()))
+            .unwrap_or_default()
     }
 
     /// A field that is missing or no number is all ones: nothing that is wanted equals it.

@@ -107,6 +107,25 @@ pub(super) fn make_interval<K>(set: &mut Set<'_, K>) {
     }
 }
 
+/// Notes beside the set that its keys are in host order, as nft does for interface names: it could not list them else.
+pub(super) fn tell_host_order<K>(set: &Set<'_, K>) {
+    // One nftnl_udata: type, length, value (BYTEORDER_HOST_ENDIAN of nft).
+    let mut note = [sys::NFTNL_UDATA_SET_KEYBYTEORDER as u8, 4, 0, 0, 0, 0];
+    note.iter_mut().skip(2).zip(1u32.to_ne_bytes()).for_each(|(to, from)| *to = from);
+    // SAFETY: the pointer is valid while the set is borrowed; libnftnl copies the bytes.
+    let copied = unsafe {
+        sys::nftnl_set_set_data(
+            set.as_ptr().as_ptr(),
+            sys::NFTNL_SET_USERDATA as u16,
+            note.as_ptr().cast::<c_void>(),
+            note.len() as u32,
+        )
+    };
+    if copied < 0 {
+        std::process::abort();
+    }
+}
+
 /// Adds one end of an interval: its first key, or (`end`) the first key behind it.
 pub(super) fn add_bound<K: SetKey>(set: &mut Set<'_, K>, key: &K, end: bool) {
     let data = key.data();

@@ -65,7 +65,10 @@ pub(super) enum Clause {
     /// No route to the source through the interface it came in on: strict reverse path.
     SourceElsewhere,
     /// The destination is (not) of this type on the very interface the packet came in on.
-    ToType { is: bool, address: AddressType },
+    ToType {
+        is: bool,
+        address: AddressType,
+    },
     Carries(Proto),
     TcpPort(u16),
     UdpPort(u16),

@@ -77,7 +77,8 @@ impl Settings {
 
     fn check_networks(&self, problems: &mut Vec<String>) {
         if self.networks.is_empty() {
-            problems.push("no agent network is named: LAN neighbours could reach the host-only addresses".into());
+            problems
+                .push("no agent network is named: LAN neighbours could reach the host-only addresses".into());
         }
         if self.networks.len() > MAX_NETWORKS {
             problems.push(format!("more than {MAX_NETWORKS} agent networks"));
@@ -85,7 +86,9 @@ impl Settings {
         for net in &self.networks {
             let special = net.addr().is_loopback() || net.addr().is_multicast() || net.prefix_len() == 0;
             if special {
-                problems.push(format!("{net} cannot be an agent network: name the subnet that the agents are in"));
+                problems.push(format!(
+                    "{net} cannot be an agent network: name the subnet that the agents are in"
+                ));
             }
         }
     }
@@ -149,7 +152,13 @@ pub(super) mod tests {
     #[test]
     fn every_problem_is_told_at_once() {
         let bad = Settings {
-            interfaces: vec!["lo".into(), "a b".into(), "x\" drop".into(), "muchtoolongname0".into(), String::new()],
+            interfaces: vec![
+                "lo".into(),
+                "a b".into(),
+                "x\" drop".into(),
+                "muchtoolongname0".into(),
+                String::new(),
+            ],
             networks: vec!["0.0.0.0/0".parse().unwrap(), "127.0.0.0/8".parse().unwrap()],
             transparent_port: Some(3128),
             redirect_tcp_ports: vec![0, 53],

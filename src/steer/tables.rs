@@ -24,9 +24,13 @@ pub enum SteerError {
          container NET_ADMIN, or set `steer.manage = false` if another program looks after the rules"
     )]
     NoPermission,
-    #[error("this kernel has no nftables (nf_tables, nft_fib, nft_redir, nft_reject, nft_ct and nf_nat are needed)")]
+    #[error(
+        "this kernel has no nftables (nf_tables, nft_fib, nft_redir, nft_reject, nft_ct and nf_nat are needed)"
+    )]
     NoNftables(#[source] io::Error),
-    #[error("table {0} belongs to another running process: is a second outgate running in this network namespace?")]
+    #[error(
+        "table {0} belongs to another running process: is a second outgate running in this network namespace?"
+    )]
     OwnedByAnother(&'static str),
     #[error("the settings are not right: {0}")]
     Settings(#[from] SettingsError),
@@ -62,6 +66,12 @@ impl Tables {
         let mut tables = Self { netlink: Netlink::open()?, flags: OWNER_PERSIST, applied: None };
         tables.presence()?;
         Ok(tables)
+    }
+
+    /// From here on tables that any process with CAP_NET_ADMIN may change: all that kernels before 6.9 can have.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        Self { flags: 0, ..self }
     }
 
     /// Both tables, replacing what is there in one step.
@@ -170,7 +180,9 @@ fn names(tables: &[Table]) -> Vec<&'static str> {
 
 fn in_words(refused: Refused) -> SteerError {
     match (refused.step, refused.source.raw_os_error()) {
-        (Some(Step::DeleteTable(name) | Step::Table(name)), Some(libc::EPERM)) => SteerError::OwnedByAnother(name),
+        (Some(Step::DeleteTable(name) | Step::Table(name)), Some(libc::EPERM)) => {
+            SteerError::OwnedByAnother(name)
+        }
         (_, Some(libc::EPERM)) => SteerError::NoPermission,
         (Some(step), _) => SteerError::Refused { step, source: refused.source },
         (None, _) => SteerError::Netlink(refused.source),
