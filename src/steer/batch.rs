@@ -8,9 +8,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use nftnl::expr::{
-    Bitwise, Cmp, CmpOp, Conntrack, Counter, IcmpCode, Icmpv6HeaderField, Immediate, Ipv4HeaderField, Ipv6HeaderField, Meta,
-    NetworkHeaderField, Payload, Register, RejectionType, TcpHeaderField, TransportHeaderField,
-    UdpHeaderField, Verdict,
+    Bitwise, Cmp, CmpOp, Conntrack, Counter, IcmpCode, Icmpv6HeaderField, Immediate, Ipv4HeaderField,
+    Ipv6HeaderField, Meta, NetworkHeaderField, Payload, Register, RejectionType, TcpHeaderField,
+    TransportHeaderField, UdpHeaderField, Verdict,
 };
 use nftnl::nftnl_sys::{self as sys, libc};
 use nftnl::set::{Set as NftSet, SetKey};

@@ -40,6 +40,7 @@ fn retried<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 // linux/netfilter/nf_tables.h. The table's name is the first attribute of tables, chains, rules and set elements.
 const NAME: u16 = 1;
 const ELEM_SET: u16 = 2;
+const ELEM_LIST: u16 = 3;
 const RULE_EXPRESSIONS: u16 = 4;
 const EXPR_NAME: u16 = 1;
 
@@ -56,11 +57,13 @@ fn read(netlink: &mut Netlink, tables: &[Table]) -> io::Result<Fingerprint> {
         for set in &table.sets {
             let of_set = [(NAME, name.as_c_str()), (ELEM_SET, &c_string(set.name))];
             let elements = netlink.ask(libc::NFT_MSG_GETSETELEM, true, &of_set)?.unwrap_or_default();
-            lines.extend(elements.iter().map(line));
+            let place = [table.name, set.name].join(" ");
+            lines.extend(elements.iter().flat_map(|list| each_element(list, &place)));
         }
     }
-    // A hash set may list its elements, and the kernel its chains, in another order next time.
+    // A hash set that grows lists its elements in another order and in other messages next time, some of them twice.
     lines.sort();
+    lines.dedup();
     Ok(Fingerprint(lines))
 }
 
@@ -80,6 +83,12 @@ fn line(message: &Message) -> Vec<u8> {
         }
     }
     out
+}
+
+fn each_element(message: &Message, place: &str) -> Vec<Vec<u8>> {
+    let lists = attributes(&message.attributes).filter(|(kind, _)| *kind == ELEM_LIST);
+    let elements = lists.flat_map(|(_, list)| attributes(list));
+    elements.map(|(_, element)| [place.as_bytes(), element].concat()).collect()
 }
 
 fn is_counter(expression: &[u8]) -> bool {

@@ -52,6 +52,8 @@ pub fn serve(mut stream: UnixStream, run_as: Option<RunAs>) -> io::Result<()> {
 
 /// Answers every request with the reason why nothing can be done.
 fn decline(stream: &mut UnixStream, why: &str) -> io::Result<()> {
+    // Whatever it still has is not needed to say no.
+    let _ = privilege::drop_all(None);
     stream.set_read_timeout(None)?;
     while message::receive::<Request>(stream)?.is_some() {
         message::send(stream, &Reply::Failed(why.to_owned()))?;

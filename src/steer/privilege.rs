@@ -34,6 +34,8 @@ pub enum PrivilegeError {
 
 /// Raises the limit of open files to what is allowed, forbids core dumps and other processes' looks into our memory.
 /// Gives the number of files that may be open.
+///
+/// Start the helper first: with `no_new_privs` it would not get what the file capabilities of our binary give.
 pub fn harden() -> Result<u64, PrivilegeError> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(step("read the limit of open files"))?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(step("raise the limit of open files"))?;

@@ -63,7 +63,8 @@ impl Tables {
     /// # Errors
     /// No permission, or no nftables in this kernel.
     pub fn open() -> Result<Self, SteerError> {
-        let mut tables = Self { netlink: Netlink::open()?, flags: OWNER_PERSIST, applied: None };
+        let netlink = Netlink::open().map_err(cannot_ask)?;
+        let mut tables = Self { netlink, flags: OWNER_PERSIST, applied: None };
         tables.presence()?;
         Ok(tables)
     }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use outgate::net::{Listener, OwnAddresses, bind_tcp, original_dst, reset};
 
-use crate::world::Namespace;
+use crate::world::{Namespace, enter};
 
 pub struct Door {
     stop: Option<tokio::sync::oneshot::Sender<()>>,
@@ -24,16 +24,16 @@ impl Door {
         let (ready, is_ready) = mpsc::channel();
         let refused: Arc<Mutex<Vec<String>>> = Arc::default();
         let log = refused.clone();
-        let bound = namespace.inside(|| {
-            let addresses = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
-            let bound = addresses.map(|a| bind_tcp(a.parse::<SocketAddr>().unwrap(), interface).unwrap());
-            (bound, Arc::new(OwnAddresses::read().unwrap()))
-        });
+        let (path, interface) = (namespace.path(), interface.map(str::to_owned));
         let thread = std::thread::spawn(move || {
+            enter(&path);
+            let addresses = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
+            let bound = addresses
+                .map(|at| bind_tcp(at.parse::<SocketAddr>().unwrap(), interface.as_deref()).unwrap());
+            let own = Arc::new(OwnAddresses::read().unwrap());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let ([v4, v6], own) = bound;
-                let [v4, v6] = [v4, v6].map(|door| door.listen(own.clone()).unwrap());
+                let [v4, v6] = bound.map(|door| door.listen(own.clone()).unwrap());
                 ready.send(()).unwrap();
                 let serve = async { tokio::join!(serve(v4, &own, &log), serve(v6, &own, &log)) };
                 tokio::select! { _ = serve => {}, _ = stopped => {} }

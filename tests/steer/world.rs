@@ -63,12 +63,16 @@ impl Namespace {
         self.inside(|| std::fs::write(format!("/proc/sys/{key}"), value).unwrap());
     }
 
+    pub fn path(&self) -> String {
+        format!("/run/netns/{}", self.0)
+    }
+
     /// Runs a closure on a thread of this namespace; sockets and processes that it makes stay here.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                let file = File::open(format!("/run/netns/{}", self.0)).unwrap();
-                setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+            let path = self.path();
+            let inside = scope.spawn(move || {
+                enter(&path);
                 work()
             });
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -146,6 +150,11 @@ impl Namespace {
     }
 }
 
+/// Moves this thread into the namespace behind the path.
+pub fn enter(path: &str) {
+    setns(File::open(path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+}
+
 impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
@@ -204,7 +213,8 @@ impl World {
         join(&gate, "agent0", &agent, &["10.77.1.1/24", "fd77:1::1/64"], &["10.77.1.2/24", "fd77:1::2/64"]);
         join(&gate, "agent1", &other, &["10.77.2.1/24", "fd77:2::1/64"], &["10.77.2.2/24", "fd77:2::2/64"]);
         let here = ["93.184.216.2/24", "2606:2800:220:1::2/64"];
-        let there = ["93.184.216.1/24", "93.184.216.34/24", "2606:2800:220:1::1/64", "2606:2800:220:1::34/64"];
+        let there =
+            ["93.184.216.1/24", "93.184.216.34/24", "2606:2800:220:1::1/64", "2606:2800:220:1::34/64"];
         join(&gate, "wan0", &internet, &here, &there);
         for (inner, n) in [(&agent, 1), (&other, 2)] {
             inner.ip(&format!("route add default via 10.77.{n}.1"));
