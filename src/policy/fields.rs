@@ -26,7 +26,8 @@ pub(super) fn clean(method: &Method, headers: &mut HeaderMap) -> Upgrade {
     for name in connection_named(headers) {
         headers.remove(name);
     }
-    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name.as_str())).cloned().collect();
+    let unwanted: Vec<HeaderName> =
+        headers.keys().filter(|name| is_unwanted(name.as_str())).cloned().collect();
     for name in unwanted {
         headers.remove(name);
     }
@@ -48,7 +49,8 @@ fn upgrade(method: &Method, headers: &HeaderMap) -> Upgrade {
         let asked = headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade"));
         let version = headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|v| v == "13");
         let key = headers.get(header::SEC_WEBSOCKET_KEY).is_some_and(|k| k.len() == 24);
-        let whole = *method == Method::GET && asked && version && key && headers.get_all(UPGRADE).iter().count() == 1;
+        let whole =
+            *method == Method::GET && asked && version && key && headers.get_all(UPGRADE).iter().count() == 1;
         return if whole { Upgrade::WebSocket } else { Upgrade::BrokenWebSocket };
     }
     let harmless = offers().all(|value| tokens(value).all(|token| token.eq_ignore_ascii_case("h2c")));
@@ -70,15 +72,26 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 }
 
 fn is_unwanted(name: &str) -> bool {
-    is_managed(name) || (name.contains('_') && folded(name).is_some_and(|name| is_managed(&name) || is_credential(&name)))
+    is_managed(name)
+        || (name.contains('_') && folded(name).is_some_and(|name| is_managed(&name) || is_credential(&name)))
 }
 
 /// Fields that the gate makes itself or never sends on. No rule may name them in `set`, `inject` or `headers`.
 pub(super) fn is_managed(name: &str) -> bool {
     matches!(
         name,
-        "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "content-length" | "upgrade" | "expect" | "host"
-            | "http2-settings" | "alt-used" | "capsule-protocol"
+        "connection"
+            | "keep-alive"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "content-length"
+            | "upgrade"
+            | "expect"
+            | "host"
+            | "http2-settings"
+            | "alt-used"
+            | "capsule-protocol"
     ) || name.starts_with("proxy-")
         || is_override(name)
 }
@@ -86,8 +99,16 @@ pub(super) fn is_managed(name: &str) -> bool {
 fn is_override(name: &str) -> bool {
     matches!(
         name,
-        "x-host" | "x-original-host" | "x-original-url" | "x-original-uri" | "x-rewrite-url" | "x-http-host-override"
-            | "forwarded" | "x-http-method-override" | "x-http-method" | "x-method-override"
+        "x-host"
+            | "x-original-host"
+            | "x-original-url"
+            | "x-original-uri"
+            | "x-rewrite-url"
+            | "x-http-host-override"
+            | "forwarded"
+            | "x-http-method-override"
+            | "x-http-method"
+            | "x-method-override"
     ) || name.starts_with("x-forwarded-")
 }
 
@@ -122,7 +143,10 @@ mod tests {
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in fields {
-            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+            map.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
         }
         map
     }
@@ -167,7 +191,12 @@ mod tests {
 
     #[test]
     fn sm_25_aliases_of_framing_and_credentials_are_removed() {
-        let fields = [("Content_Length", "5"), ("Transfer_Encoding", "chunked"), ("Authorization_", "x"), ("my_own", "1")];
+        let fields = [
+            ("Content_Length", "5"),
+            ("Transfer_Encoding", "chunked"),
+            ("Authorization_", "x"),
+            ("my_own", "1"),
+        ];
         assert_eq!(left(&fields), ["my_own: 1"]);
         let mut headers = map(&[("x_vendor_key", "1"), ("x-vendor-key", "2"), ("x-other", "3")]);
         remove_with_aliases(&mut headers, &HeaderName::from_static("x-vendor-key"));

@@ -294,9 +294,8 @@ fn has_encoded_slash(path: &[u8]) -> bool {
 /// After one decoding there is still an escape of `.`, `/`, `\` or `%` (an encoded slash itself was kept as `%2F`
 /// and is counted by its own test).
 fn is_double_encoded(data: &[u8]) -> bool {
-    memchr::memchr_iter(b'%', data).any(|at| {
-        matches!(escape(data.get(at + 1..).unwrap_or_default()), Some(b'.' | b'/' | b'\\' | b'%'))
-    })
+    memchr::memchr_iter(b'%', data)
+        .any(|at| matches!(escape(data.get(at + 1..).unwrap_or_default()), Some(b'.' | b'/' | b'\\' | b'%')))
 }
 
 fn merged(path: &[u8]) -> Vec<u8> {
@@ -383,9 +382,13 @@ mod tests {
 
     #[test]
     fn pm_18_a_legal_odd_path_is_untouched() {
-        for target in
-            ["/a%20b%C3%A9+c,~!$&'()*;=:@/%7E", "/@scope%2fname", "//a//b", "/a?b=c%0d%0a&filter[x]=`{|}^\\", "/a?"]
-        {
+        for target in [
+            "/a%20b%C3%A9+c,~!$&'()*;=:@/%7E",
+            "/@scope%2fname",
+            "//a//b",
+            "/a?b=c%0d%0a&filter[x]=`{|}^\\",
+            "/a?",
+        ] {
             assert_eq!(sent(target), target);
         }
     }

@@ -58,7 +58,11 @@ impl HostPattern {
             None => (text, false),
         };
         if name.contains(['*', '?', '[', ']', '{', '}']) {
-            return Err(if text.starts_with('[') && text.contains(':') { PatternError::Address } else { PatternError::Glob });
+            return Err(if text.starts_with('[') && text.contains(':') {
+                PatternError::Address
+            } else {
+                PatternError::Glob
+            });
         }
         if name.contains(['/', ':', '@', ' ']) {
             let literal = name.parse::<ipnet::IpNet>().is_ok() || name.parse::<std::net::IpAddr>().is_ok();
@@ -100,7 +104,9 @@ impl HostPattern {
         match (self, other) {
             (Self::Any, _) | (_, Self::Any) => true,
             (Self::Exact(name), pattern) | (pattern, Self::Exact(name)) => pattern.covers(name),
-            (Self::Under(a), Self::Under(b)) => a == b || a.parents().any(|p| p == b.as_str()) || b.parents().any(|p| p == a.as_str()),
+            (Self::Under(a), Self::Under(b)) => {
+                a == b || a.parents().any(|p| p == b.as_str()) || b.parents().any(|p| p == a.as_str())
+            }
         }
     }
 }
@@ -126,7 +132,9 @@ mod tests {
     #[test]
     fn hc_25_26_a_suffix_is_a_suffix_of_labels_and_a_wildcard_never_the_apex() {
         assert!(covers("github.com", "GitHub.com."));
-        for name in ["evilgithub.com", "github.com.evil.net", "xgithub.com", "github.comevil.net", "www.github.com"] {
+        for name in
+            ["evilgithub.com", "github.com.evil.net", "xgithub.com", "github.comevil.net", "www.github.com"]
+        {
             assert!(!covers("github.com", name), "{name}");
         }
         assert!(covers("*.wild.test", "a.wild.test"));
@@ -138,7 +146,16 @@ mod tests {
 
     #[test]
     fn hc_28_no_other_glob_is_a_pattern() {
-        for text in ["**", "a*.wild.test", "[ab].wild.test", "?.wild.test", "wild.*", "*.*.test", "*wild.test", "{a,b}.test"] {
+        for text in [
+            "**",
+            "a*.wild.test",
+            "[ab].wild.test",
+            "?.wild.test",
+            "wild.*",
+            "*.*.test",
+            "*wild.test",
+            "{a,b}.test",
+        ] {
             assert_eq!(HostPattern::parse(text), Err(PatternError::Glob), "{text}");
         }
         for (text, breadth) in [

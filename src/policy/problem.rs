@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// One file as it was read.
 #[derive(Debug, Clone)]
@@ -33,7 +34,14 @@ const MAX_PROBLEMS: usize = 1_000;
 
 impl Problem {
     pub fn with_file(file: &Path, message: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line: 0, column: 0, message: message.into(), help: None, warning: false }
+        Self {
+            file: file.to_owned(),
+            line: 0,
+            column: 0,
+            message: message.into(),
+            help: None,
+            warning: false,
+        }
     }
 
     pub fn help(mut self, help: impl Into<String>) -> Self {
@@ -98,7 +106,7 @@ impl fmt::Display for Problems {
 /// A place in a file, kept with what was read there until all checks are done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
-    pub(super) file: PathBuf,
+    pub(super) file: Arc<Path>,
     pub(super) line: usize,
     pub(super) column: usize,
 }
@@ -121,7 +129,7 @@ impl fmt::Display for Place {
 
 /// Where lines begin in a text, so that a place costs a search and not a walk.
 pub(super) struct Lines<'a> {
-    file: &'a Path,
+    file: Arc<Path>,
     text: &'a str,
     starts: Vec<usize>,
 }
@@ -129,8 +137,9 @@ pub(super) struct Lines<'a> {
 impl<'a> Lines<'a> {
     pub(super) fn new(source: &'a SourceFile) -> Self {
         let text = source.text.as_str();
-        let starts = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
-        Self { file: &source.path, text, starts }
+        let starts =
+            std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
+        Self { file: source.path.as_path().into(), text, starts }
     }
 
     pub(super) fn place(&self, span: &Range<usize>) -> Place {
@@ -138,7 +147,7 @@ impl<'a> Lines<'a> {
         let line = self.starts.partition_point(|&start| start <= at);
         let start = line.checked_sub(1).and_then(|l| self.starts.get(l)).copied().unwrap_or(0);
         let column = self.text.get(start..at).map_or(0, |before| before.chars().count()) + 1;
-        Place { file: self.file.to_owned(), line: line.max(1), column }
+        Place { file: self.file.clone(), line: line.max(1), column }
     }
 }
 

@@ -27,7 +27,8 @@ pub(super) struct Query {
 impl Query {
     pub(super) fn read(query: &str) -> Self {
         let strict = query.split('&').map(|part| parameter(part, true));
-        let lenient = query.split(['&', ';']).map(|part| parameter(part, false)).filter(|_| query.contains(';'));
+        let lenient =
+            query.split(['&', ';']).map(|part| parameter(part, false)).filter(|_| query.contains(';'));
         let parameters: Vec<_> = strict.chain(lenient).take(MAX_PARAMETERS + 1).collect();
         let too_many = parameters.len() > MAX_PARAMETERS;
         Self { parameters, too_many }
@@ -80,7 +81,14 @@ mod tests {
 
     #[test]
     fn pm_16_a_query_condition_holds_in_every_interpretation_or_not_at_all() {
-        for good in ["repo=ok", "a=b&repo=ok", "repo=ok&a=b", "repo=ok&repo=ok", "%72epo=%6fk", "repo=ok&repository=x"] {
+        for good in [
+            "repo=ok",
+            "a=b&repo=ok",
+            "repo=ok&a=b",
+            "repo=ok&repo=ok",
+            "%72epo=%6fk",
+            "repo=ok&repository=x",
+        ] {
             assert!(surely(good), "{good}");
         }
         for bad in [
@@ -101,7 +109,9 @@ mod tests {
             "repo=ok+",
         ] {
             assert!(!surely(bad), "{bad}");
-            assert!(bad.is_empty() || !bad.contains("evil") || Query::read(bad).perhaps("repo", |v| v == b"evil"));
+            assert!(
+                bad.is_empty() || !bad.contains("evil") || Query::read(bad).perhaps("repo", |v| v == b"evil")
+            );
         }
     }
 

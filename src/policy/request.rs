@@ -162,7 +162,9 @@ mod tests {
     #[test]
     fn the_authority_names_the_port_only_where_it_is_not_the_schemes_own() {
         let host = Host::parse("A.test.").unwrap();
-        let make = |port| CanonicalRequest::new(Scheme::Https, host.clone(), port, Method::GET, "/", HeaderMap::new());
+        let make = |port| {
+            CanonicalRequest::new(Scheme::Https, host.clone(), port, Method::GET, "/", HeaderMap::new())
+        };
         assert_eq!(make(443).unwrap().authority(), "a.test");
         assert_eq!(make(8443).unwrap().authority(), "a.test:8443");
     }
