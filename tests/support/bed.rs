@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -10,8 +11,9 @@ use rustls::pki_types::pem::PemObject;
 use super::capture::{Packet, TCP, UDP};
 use super::dns::{self, Query, Reply};
 use super::gate::{Gate, Record, Setup, show, wait_until};
-use super::http::{Response, get};
+use super::message::{Response, get};
 use super::origin::Seen;
+use super::pages::Request;
 use super::wire::{End, Tls, Wire};
 use super::world::{GATE, PUB1, World, at};
 
@@ -32,9 +34,11 @@ pub enum Way {
 }
 
 /// How far the taps had got.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Mark {
-    connections: usize,
+    /// How many bytes each upstream connection had brought.
+    read: Vec<usize>,
+    requests: usize,
     packets: usize,
     queries: usize,
     records: usize,
@@ -42,7 +46,12 @@ pub struct Mark {
 
 /// What the taps saw since a mark.
 pub struct Taps {
-    pub connections: Vec<std::sync::Arc<Seen>>,
+    /// Upstream connections that are new, or old ones over HTTP/1 that brought more.
+    pub connections: Vec<Arc<Seen>>,
+    /// The new bytes of those, as text.
+    pub upstream: Vec<String>,
+    /// What the hosts understood, over h2 too.
+    pub requests: Vec<Arc<Request>>,
     pub packets: Vec<Packet>,
     pub queries: Vec<Query>,
     /// Decision records, those of the DNS door left out.
@@ -56,6 +65,9 @@ impl Bed {
 
     pub fn with(setup: &Setup) -> Self {
         let world = World::new();
+        if setup.forwarding {
+            world.forward_packets();
+        }
         let gate = Gate::start(&world.gate, world.dir.path(), setup);
         Self { gate, world }
     }
@@ -127,7 +139,8 @@ impl Bed {
 
     pub fn mark(&self) -> Mark {
         Mark {
-            connections: self.world.origin.connections().len(),
+            read: self.world.origin.connections().iter().map(|seen| seen.bytes().len()).collect(),
+            requests: self.world.origin.requests().len(),
             packets: self.world.capture.packets().len(),
             queries: self.world.dns.queries().len(),
             records: self.gate.records().len(),
@@ -142,14 +155,30 @@ impl Bed {
         };
         wait_until(Duration::from_secs(5), || (look().len() >= decisions).then_some(()));
         let packets = self.world.capture.packets().split_off(mark.packets);
+        let (connections, upstream) = self.upstream_since(&mark.read);
         let taps = Taps {
-            connections: self.world.origin.connections().split_off(mark.connections),
+            connections,
+            upstream,
+            requests: self.world.origin.requests().split_off(mark.requests),
             packets,
             queries: self.world.dns.queries().split_off(mark.queries),
             decisions: look(),
         };
         assert_eq!(taps.decisions.len(), decisions, "decision records:\n{}", show(&self.gate.records()));
         taps
+    }
+
+    fn upstream_since(&self, read: &[usize]) -> (Vec<Arc<Seen>>, Vec<String>) {
+        let all = self.world.origin.connections().into_iter().enumerate();
+        let news = all.filter_map(|(place, seen)| {
+            let bytes = seen.bytes();
+            let before = read.get(place).copied();
+            let new = String::from_utf8_lossy(&bytes[before.unwrap_or(0)..]).into_owned();
+            // Frames of an idle h2 connection may come at any time; its requests are in their own list.
+            let is_news = before.is_none() || (!new.is_empty() && !seen.is_h2());
+            is_news.then_some((seen, new))
+        });
+        news.unzip()
     }
 
     /// GI3: a request on a fresh connection works.
@@ -159,13 +188,25 @@ impl Bed {
     }
 }
 
+/// DENY of the gauntlet on a TLS door: a 403 inside the session, a fatal alert or a closed connection.
+pub fn assert_denied(opened: Result<Wire, End>, request: impl AsRef<[u8]>) {
+    match opened {
+        Ok(mut wire) => {
+            let status = wire.ask(request).map(|answer| answer.status);
+            assert_eq!(status, Some(403), "inside the session");
+        }
+        Err(End::Alert(_) | End::Closed | End::Reset | End::Status(403)) => {}
+        Err(end) => panic!("no clear refusal: {end:?}"),
+    }
+}
+
 impl Taps {
     /// U0: nothing of it reached any upstream, not even a SYN.
     pub fn nothing_upstream(&self) -> &Self {
         let syns: Vec<&Packet> = self.syns().collect();
         assert!(syns.is_empty(), "SYNs on the WAN: {syns:?}");
-        let texts: Vec<String> = self.connections.iter().map(|seen| seen.text()).collect();
-        assert!(texts.is_empty(), "upstream saw {texts:?}");
+        let requests = &self.requests;
+        assert!(self.connections.is_empty() && requests.is_empty(), "upstream saw {:?} {requests:?}", self.upstream);
         self
     }
 
@@ -207,6 +248,6 @@ impl Taps {
 
     /// All that upstreams read since the mark, as text.
     pub fn upstream_text(&self) -> String {
-        self.connections.iter().map(|seen| seen.text()).collect()
+        self.upstream.concat()
     }
 }

@@ -22,6 +22,8 @@ pub struct Setup {
     /// Lines of `[limits]`.
     pub limits: &'static str,
     pub environment: Vec<(&'static str, String)>,
+    /// The kernel of the gate carries packets, so that only the fence stands between the agent and the internet.
+    pub forwarding: bool,
 }
 
 const CLIENTS: &str = r#"
@@ -230,6 +232,11 @@ impl Record {
 
     pub fn number(&self, field: &str) -> Option<u64> {
         self.0.get(field)?.as_u64()
+    }
+
+    /// Whether `word` stands in any field: where the contract leaves open which one says it.
+    pub fn mentions(&self, word: &str) -> bool {
+        self.0.to_string().contains(word)
     }
 
     pub fn is_decision(&self) -> bool {

@@ -48,6 +48,10 @@ impl Seen {
         String::from_utf8_lossy(&self.bytes()).into_owned()
     }
 
+    pub fn is_h2(&self) -> bool {
+        self.tls.as_ref().is_some_and(|hello| hello.alpn.as_deref() == Some("h2"))
+    }
+
     fn keep(&self, new: &[u8]) {
         let mut bytes = self.bytes.lock().unwrap();
         let room = KEPT.saturating_sub(bytes.len()).min(new.len());

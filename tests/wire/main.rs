@@ -13,3 +13,14 @@
 mod support;
 
 mod ground;
+mod doors;
+mod identity;
+mod paths;
+mod verdicts;
+mod bypass;
+mod framing;
+mod handshake;
+mod names;
+mod credentials;
+mod faults;
+mod leaks;
