@@ -88,7 +88,9 @@ impl Bed {
 
     /// A TCP connection from the agent to where it believes the host to be.
     pub fn tcp(&self, ip: IpAddr, port: u16) -> Wire {
-        Wire::plain(self.try_tcp(ip, port).unwrap_or_else(|end| panic!("connect to {ip} port {port}: {end:?}")))
+        Wire::plain(
+            self.try_tcp(ip, port).unwrap_or_else(|end| panic!("connect to {ip} port {port}: {end:?}")),
+        )
     }
 
     pub fn try_tcp(&self, ip: IpAddr, port: u16) -> Result<std::net::TcpStream, End> {
@@ -206,7 +208,11 @@ impl Taps {
         let syns: Vec<&Packet> = self.syns().collect();
         assert!(syns.is_empty(), "SYNs on the WAN: {syns:?}");
         let requests = &self.requests;
-        assert!(self.connections.is_empty() && requests.is_empty(), "upstream saw {:?} {requests:?}", self.upstream);
+        assert!(
+            self.connections.is_empty() && requests.is_empty(),
+            "upstream saw {:?} {requests:?}",
+            self.upstream
+        );
         self
     }
 
@@ -226,7 +232,7 @@ impl Taps {
     /// The WAN carried no TCP, UDP or echo from the gate, whatever it was meant for.
     pub fn quiet_wan(&self) -> &Self {
         let loud = |packet: &&Packet| {
-            packet.outgoing && (matches!(packet.protocol, TCP | UDP) || matches!((packet.protocol, packet.first), (1, 8) | (58, 128)))
+            packet.outgoing && (matches!(packet.protocol, TCP | UDP) || packet.is_echo_request())
         };
         let packets: Vec<&Packet> = self.packets.iter().filter(loud).collect();
         assert!(packets.is_empty(), "packets on the WAN: {packets:?}");
@@ -242,7 +248,11 @@ impl Taps {
         let [record] = &self.decisions[..] else { panic!("not one decision:\n{}", show(&self.decisions)) };
         assert_eq!(record.text("verdict"), verdict, "{}", record.0);
         let reason = record.text("reason");
-        assert!(reasons.is_empty() || reasons.contains(&reason), "reason {reason}, not of {reasons:?}: {}", record.0);
+        assert!(
+            reasons.is_empty() || reasons.contains(&reason),
+            "reason {reason}, not of {reasons:?}: {}",
+            record.0
+        );
         record
     }
 

@@ -59,7 +59,9 @@ impl Authorities {
         let certificate = match fault {
             Fault::SelfSigned => params.self_signed(&self.leaf_key),
             Fault::UnknownRoot => params.signed_by(&self.leaf_key, &self.stranger),
-            Fault::None | Fault::Expired | Fault::WrongHost => params.signed_by(&self.leaf_key, &self.trusted),
+            Fault::None | Fault::Expired | Fault::WrongHost => {
+                params.signed_by(&self.leaf_key, &self.trusted)
+            }
         };
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.leaf_key.serialize_der()));
         let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();

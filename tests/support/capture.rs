@@ -8,7 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::socket::sockopt::{RcvBuf, ReceiveTimeout};
-use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::ns::Namespace;
@@ -32,6 +34,12 @@ pub struct Packet {
     pub first: u8,
 }
 
+impl Packet {
+    pub fn is_echo_request(&self) -> bool {
+        matches!((self.protocol, self.first), (ICMP, 8) | (ICMP6, 128))
+    }
+}
+
 pub struct Capture {
     seen: Arc<(Mutex<Vec<Packet>>, Condvar)>,
     marker: UdpSocket,
@@ -43,7 +51,8 @@ impl Capture {
     /// Listens on `interface` of `gate`; `net` is where the markers of `settle` come from.
     pub fn start(gate: &Namespace, interface: &'static str, net: &Namespace) -> Self {
         let (fd, index) = gate.run(move || {
-            let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll);
+            let fd =
+                socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll);
             let index = std::fs::read_to_string(format!("/proc/thread-self/net/dev_snmp6/{interface}")).ok();
             (fd.expect("a packet socket"), index)
         });

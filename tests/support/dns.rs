@@ -60,8 +60,14 @@ impl NameServer {
     pub fn start(net: &Namespace, at: SocketAddr) -> Self {
         let (udp, tcp) = (net.udp(at), net.listen(at));
         let (zone, stop) = (Arc::<Mutex<Zone>>::default(), Arc::new(AtomicBool::new(false)));
-        let over_udp = { let (zone, stop) = (zone.clone(), stop.clone()); move || serve_udp(&udp, &zone, &stop) };
-        let over_tcp = { let (zone, stop) = (zone.clone(), stop.clone()); move || serve_tcp(&tcp, &zone, &stop) };
+        let over_udp = {
+            let (zone, stop) = (zone.clone(), stop.clone());
+            move || serve_udp(&udp, &zone, &stop)
+        };
+        let over_tcp = {
+            let (zone, stop) = (zone.clone(), stop.clone());
+            move || serve_tcp(&tcp, &zone, &stop)
+        };
         let threads = vec![std::thread::spawn(over_udp), std::thread::spawn(over_tcp)];
         Self { zone, stop, threads }
     }
@@ -218,7 +224,6 @@ fn read_name(message: &[u8], mut place: usize) -> Option<(String, usize)> {
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub code: u8,
-    pub truncated: bool,
     pub addresses: Vec<IpAddr>,
     pub aliases: Vec<String>,
 }
@@ -269,7 +274,6 @@ fn read_reply(message: &[u8]) -> Option<Reply> {
     let count = usize::from(u16::from_be_bytes([*message.get(6)?, *message.get(7)?]));
     let mut reply = Reply {
         code: *message.get(3)? & 15,
-        truncated: *message.get(2)? & 2 != 0,
         addresses: Vec::new(),
         aliases: Vec::new(),
     };

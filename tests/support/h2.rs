@@ -25,7 +25,8 @@ impl H2 {
         let tls = Tls { alpn: vec!["h2"], ..bed.tls(name) };
         let socket = bed.world.agent.connect(at(ip, 443), PATIENCE).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let streams = runtime.block_on(async {
             let socket = tokio::net::TcpStream::from_std(socket).unwrap();
             let stream: TlsStream<_> =

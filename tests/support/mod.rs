@@ -21,9 +21,9 @@ pub mod websocket;
 pub mod wire;
 pub mod world;
 
-pub use bed::{Bed, Taps, Way, assert_denied};
-pub use gate::{Record, Setup, wait_until};
-pub use message::{Response, get, post};
+pub use bed::{Bed, Way, assert_denied};
+pub use gate::{Record, Setup};
+pub use message::{get, post};
 pub use policies::*;
 pub use wire::{End, Wire};
 pub use world::*;

@@ -156,7 +156,7 @@ async fn serve(origin: Arc<Origin>, stream: tokio::net::TcpStream, local: Socket
     if local.port() != 443 && local.port() != 8443 {
         let seen = origin.note(local, None);
         drop(origin);
-        return http1(Tap { inner: stream, seen }, local, pages).await;
+        return http1(Tap { inner: stream, seen }, pages).await;
     }
     let acceptor = TlsAcceptor::from(origin.tls_config(local));
     let Ok(stream) = acceptor.accept(stream).await else {
@@ -168,19 +168,24 @@ async fn serve(origin: Arc<Origin>, stream: tokio::net::TcpStream, local: Socket
     drop(origin);
     let tap = Tap { inner: stream, seen };
     if hello.alpn.as_deref() == Some("h2") {
-        let service = hyper::service::service_fn(move |request| pages::answer(Arc::clone(&pages), local, request));
+        let service =
+            hyper::service::service_fn(move |request| pages::answer(Arc::clone(&pages), request));
         let io = TokioIo::new(tap);
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await.ok();
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(io, service)
+            .await
+            .ok();
     } else {
-        http1(tap, local, pages).await;
+        http1(tap, pages).await;
     }
 }
 
-async fn http1<S>(tap: Tap<S>, local: SocketAddr, pages: Arc<Pages>)
+async fn http1<S>(tap: Tap<S>, pages: Arc<Pages>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = hyper::service::service_fn(move |request| pages::answer(Arc::clone(&pages), local, request));
+    let service =
+        hyper::service::service_fn(move |request| pages::answer(Arc::clone(&pages), request));
     let server = hyper::server::conn::http1::Builder::new();
     server.serve_connection(TokioIo::new(tap), service).with_upgrades().await.ok();
 }
@@ -197,7 +202,11 @@ struct Tap<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         self.seen.keep(&buf.filled()[before..]);
@@ -206,7 +215,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 

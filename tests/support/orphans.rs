@@ -30,7 +30,9 @@ fn sweep() {
         .filter(|path| is_stale(path))
         .collect();
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
         if stale.iter().any(|path| line.contains(&*path.to_string_lossy())) {

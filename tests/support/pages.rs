@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -22,7 +21,6 @@ pub type Answer = http::Response<BoxBody<Bytes, Infallible>>;
 
 #[derive(Debug)]
 pub struct Request {
-    pub local: SocketAddr,
     pub version: http::Version,
     pub method: String,
     pub target: String,
@@ -35,7 +33,11 @@ pub struct Request {
 
 impl Request {
     pub fn header(&self, name: &str) -> Vec<String> {
-        self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
+        self.headers
+            .get_all(name)
+            .iter()
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .collect()
     }
 }
 
@@ -81,9 +83,19 @@ impl Pages {
     }
 }
 
-/// `bytes` of a pattern that never repeats on a power of two, so that a lost or doubled block changes the hash.
+/// Bytes in which each block of 64 KiB says its number, so that a lost or doubled one changes the hash.
 pub fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|place| (place % 251) as u8 ^ (place / 65_521) as u8).collect()
+    let filler: Vec<u8> = (0..65_528_u32).map(|place| (place % 251) as u8).collect();
+    let mut out = Vec::with_capacity(length + 65_536);
+    for block in 0_u64.. {
+        if out.len() >= length {
+            break;
+        }
+        out.extend(block.to_be_bytes());
+        out.extend(&filler);
+    }
+    out.truncate(length);
+    out
 }
 
 pub fn sha256(bytes: &[u8]) -> String {
@@ -96,12 +108,11 @@ pub fn hex(bytes: &[u8]) -> String {
 
 pub async fn answer(
     pages: Arc<Pages>,
-    local: SocketAddr,
     request: http::Request<Incoming>,
 ) -> Result<Answer, Infallible> {
-    let host = request.headers().get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+    let host =
+        request.headers().get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
     let noted = Arc::new(Request {
-        local,
         version: request.version(),
         method: request.method().to_string(),
         target: request.uri().path_and_query().map_or_else(|| request.uri().to_string(), ToString::to_string),
@@ -118,7 +129,8 @@ async fn page(pages: &Arc<Pages>, noted: &Arc<Request>, mut request: http::Reque
     if let Some((content_type, bytes)) = pages.files.lock().unwrap().get(&path) {
         return typed(content_type, bytes.clone());
     }
-    let (first, argument) = path[1.min(path.len())..].split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    let (first, argument) =
+        path[1.min(path.len())..].split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
     match first {
         "echo" => {
             let mut said = format!("{} {} {:?}\n", noted.method, noted.target, noted.version);
@@ -219,7 +231,8 @@ fn events(pages: &Pages) -> Answer {
 
 fn trailers() -> Answer {
     let body = Full::new(Bytes::from_static(b"body before trailers\n"));
-    let trailers = HeaderMap::from_iter([("x-checksum".parse().unwrap(), HeaderValue::from_static("abc123"))]);
+    let trailers =
+        HeaderMap::from_iter([("x-checksum".parse().unwrap(), HeaderValue::from_static("abc123"))]);
     let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
     let mut answer = http::Response::new(BodyExt::boxed(body));
     answer.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-checksum"));

@@ -14,15 +14,28 @@ impl Bed {
         let ca = self.ca_file();
         let mut command = Command::new("timeout");
         command.args(["60", "sh", "-ec", line]).current_dir(&self.gate.dir).env("HOME", &self.gate.dir);
-        for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy", "no_proxy"] {
+        for name in
+            ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy", "no_proxy"]
+        {
             command.env_remove(name);
         }
-        let bundle = ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "PIP_CERT"];
+        let bundle = [
+            "SSL_CERT_FILE",
+            "CURL_CA_BUNDLE",
+            "REQUESTS_CA_BUNDLE",
+            "NODE_EXTRA_CA_CERTS",
+            "GIT_SSL_CAINFO",
+            "PIP_CERT",
+        ];
         command.envs(bundle.map(|name| (name, ca.clone())));
         command.stdin(Stdio::null());
         let begun = Instant::now();
         let output = self.world.agent.run(move || command.output()).expect("timeout from coreutils");
-        assert_ne!(output.status.code(), Some(127), "a client is missing, tools/test installs it: {line}: {output:?}");
+        assert_ne!(
+            output.status.code(),
+            Some(127),
+            "a client is missing, tools/test installs it: {line}: {output:?}"
+        );
         assert!(begun.elapsed() < LIMIT, "too slow: {line}");
         output
     }

@@ -100,7 +100,11 @@ impl Wire {
 
     pub fn secure_as(self, connection: ClientConnection) -> Result<Self, End> {
         let Stream::Plain(socket) = self.stream else { panic!("TLS within TLS") };
-        assert!(self.buffered.is_empty(), "bytes before the handshake: {:?}", String::from_utf8_lossy(&self.buffered));
+        assert!(
+            self.buffered.is_empty(),
+            "bytes before the handshake: {:?}",
+            String::from_utf8_lossy(&self.buffered)
+        );
         let mut tls = StreamOwned::new(connection, socket);
         while tls.conn.is_handshaking() {
             tls.conn.complete_io(&mut tls.sock)?;
@@ -118,13 +122,6 @@ impl Wire {
         tls.conn.peer_certificates().unwrap()[0].clone().into_owned()
     }
 
-    pub fn socket(&self) -> &TcpStream {
-        match &self.stream {
-            Stream::Plain(socket) => socket,
-            Stream::Tls(tls) => &tls.sock,
-        }
-    }
-
     /// A peer that has already refused may not read to the end: that is no error here, its answer is the judge.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         let bytes = bytes.as_ref();
@@ -140,10 +137,6 @@ impl Wire {
     pub fn dribble(&mut self, bytes: &[u8]) -> &mut Self {
         bytes.iter().for_each(|byte| drop(self.send([*byte])));
         self
-    }
-
-    pub fn half_close(&mut self) {
-        self.socket().shutdown(std::net::Shutdown::Write).ok();
     }
 
     /// Exactly so many bytes, or nothing when the connection ends before.

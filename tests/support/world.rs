@@ -79,7 +79,8 @@ impl World {
 
     /// With this the gate's kernel would carry packets itself, so that only the fence stands between agent and net.
     pub fn forward_packets(&self) {
-        self.gate.sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+        self.gate
+            .sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
     }
 }
 

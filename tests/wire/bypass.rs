@@ -64,7 +64,10 @@ fn by_04_ipv6_is_fenced_and_judged_like_ipv4() {
     let bed = open(P1);
     let mut plain = bed.tcp(PUB1_V6, 80);
     assert_eq!(plain.ask(get("plain.good.test", "/")).unwrap().status, 200);
-    assert_eq!(bed.https(PUB1_V6, "api.good.test").unwrap().ask(get("api.good.test", "/")).unwrap().status, 200);
+    assert_eq!(
+        bed.https(PUB1_V6, "api.good.test").unwrap().ask(get("api.good.test", "/")).unwrap().status,
+        200
+    );
     let mark = bed.mark();
     assert_eq!(bed.tcp(PUB1_V6, 80).ask(get("evil.test", "/")).unwrap().status, 403);
     assert_denied(bed.https(EVIL_V6, "evil.test"), get("evil.test", "/"));
@@ -96,15 +99,34 @@ fn by_15_the_transparent_port_itself_leads_nowhere() {
     let after = wait_until(Duration::from_secs(5), || (bed.gate.open_files() <= before).then_some(()));
     assert!(after.is_some(), "open files: {} before, {} after", before, bed.gate.open_files());
     let records = bed.gate.records();
-    assert!(!records.iter().any(|record| record.text("verdict") == "allow" && record.text("orig_dst").ends_with(":15001")));
+    assert!(
+        !records
+            .iter()
+            .any(|record| record.text("verdict") == "allow" && record.text("orig_dst").ends_with(":15001"))
+    );
 }
 
 #[test]
 fn by_17_special_addresses_are_blocked_whatever_the_policy_allows() {
     const SPECIAL: &[&str] = &[
-        "127.0.0.1", "127.8.8.8", "169.254.169.254", "100.100.100.200", "168.63.129.16", "10.0.0.1", "172.16.0.1",
-        "192.168.0.1", "100.64.0.1", "224.0.0.1", "255.255.255.255", "0.1.2.3", "[fd00:ec2::254]", "[fe80::1]",
-        "[ff02::1]", "[fd77:1::1]", "10.77.1.1", "93.184.216.1",
+        "127.0.0.1",
+        "127.8.8.8",
+        "169.254.169.254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.0.1",
+        "100.64.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "0.1.2.3",
+        "[fd00:ec2::254]",
+        "[fe80::1]",
+        "[ff02::1]",
+        "[fd77:1::1]",
+        "10.77.1.1",
+        "93.184.216.1",
     ];
     let bed = open(P10);
     for host in SPECIAL {
@@ -181,8 +203,9 @@ fn by_23_after_kill_9_everything_is_refused_and_the_wan_is_quiet() {
     assert!(bed.try_tcp(GATE, 3128).is_err() && bed.try_tcp(GATE, 15_001).is_err());
     assert!(ask(&bed.world.agent, at(GATE, 53), "api.good.test", A, false).is_err(), "DNS is silent");
     let packets = bed.world.capture.packets().split_off(mark);
-    let left: Vec<_> = packets.iter().filter(|packet| packet.outgoing && packet.syn || packet.protocol == 17).collect();
+    let left: Vec<_> =
+        packets.iter().filter(|packet| packet.outgoing && packet.syn || packet.protocol == 17).collect();
     assert!(left.is_empty(), "{left:?}");
-    let echoes = packets.iter().any(|packet| matches!((packet.protocol, packet.first), (1, 8) | (58, 128)));
+    let echoes = packets.iter().any(|packet| packet.is_echo_request());
     assert!(!echoes, "an echo request left");
 }

@@ -19,7 +19,8 @@ fn tells_k5(answer: &Response) -> bool {
 #[test]
 fn cr_01_02_the_clients_credential_is_replaced_by_the_real_one() {
     let bed = p4();
-    let empty = "GET / HTTP/1.1\r\nHost: api.good.test\r\nAuthorization:\r\nCookie: mine=1\r\n\r\n".to_owned();
+    let empty =
+        "GET / HTTP/1.1\r\nHost: api.good.test\r\nAuthorization:\r\nCookie: mine=1\r\n\r\n".to_owned();
     for request in [with_authorization("/", "Bearer FAKE"), get("api.good.test", "/"), empty] {
         let mark = bed.mark();
         let answer = bed.fetch("api.good.test", request).unwrap();
@@ -31,7 +32,10 @@ fn cr_01_02_the_clients_credential_is_replaced_by_the_real_one() {
     }
     let files = bed.https(PUB2, "files.good.test").unwrap().ask(get("files.good.test", "/")).unwrap();
     assert_eq!(files.status, 200);
-    assert!(bed.world.origin.requests().last().unwrap().header("authorization").is_empty(), "only where the rule says");
+    assert!(
+        bed.world.origin.requests().last().unwrap().header("authorization").is_empty(),
+        "only where the rule says"
+    );
 }
 
 #[test]
@@ -61,7 +65,11 @@ fn cr_10_clear_text_to_the_host_of_a_credential_is_denied() {
     assert_eq!(bed.fetch_plain(get("api.good.test", "/")).unwrap().status, 403);
     let reasons = ["secret_plaintext", "scheme_denied", "port_denied"];
     bed.since(mark, 1).nothing_upstream().decided("deny", &reasons);
-    assert_eq!(bed.fetch("api.good.test", get("api.good.test", "/")).unwrap().status, 200, "over TLS it is allowed");
+    assert_eq!(
+        bed.fetch("api.good.test", get("api.good.test", "/")).unwrap().status,
+        200,
+        "over TLS it is allowed"
+    );
 }
 
 #[test]
@@ -87,10 +95,14 @@ fn cr_13_a_placeholder_for_another_host_is_denied() {
 
 #[test]
 fn cr_swap_a_placeholder_becomes_the_secret_where_the_rule_says() {
-    let policy = P4.replace("inject = [{ header = \"authorization\", value = \"Bearer {secret.k5}\" }]", "swap = [\"k5\"]");
+    let policy = P4.replace(
+        "inject = [{ header = \"authorization\", value = \"Bearer {secret.k5}\" }]",
+        "swap = [\"k5\"]",
+    );
     let policy = policy.replace("strip = [\"authorization\", \"cookie\"]", "");
     let bed = Bed::with(&Setup { policy, environment: p4_environment(), ..Setup::default() });
-    let answer = bed.fetch("api.good.test", with_authorization("/", "Bearer placeholder-of-the-agent")).unwrap();
+    let answer =
+        bed.fetch("api.good.test", with_authorization("/", "Bearer placeholder-of-the-agent")).unwrap();
     assert_eq!(answer.status, 200);
     assert_eq!(bed.world.origin.requests()[0].header("authorization"), [format!("Bearer {}", *K5)]);
 }
@@ -102,7 +114,8 @@ fn cr_16_no_log_at_any_level_tells_a_secret() {
     let bed = Bed::with(&Setup { policy: P4.into(), environment, ..Setup::default() });
     let token = "client-token-8h2k4";
     for round in 0..20 {
-        let headers = format!("Authorization: Bearer {token}\r\nCookie: session={token}\r\nX-Round: {round}\r\n");
+        let headers =
+            format!("Authorization: Bearer {token}\r\nCookie: session={token}\r\nX-Round: {round}\r\n");
         for path in ["/echo", "/status/500", "/?token=client-token-8h2k4&access_token=client-token-8h2k4"] {
             let request = format!("GET {path} HTTP/1.1\r\nHost: api.good.test\r\n{headers}\r\n");
             bed.fetch("api.good.test", request).unwrap();
@@ -112,12 +125,18 @@ fn cr_16_no_log_at_any_level_tells_a_secret() {
     }
     let said = bed.gate.stderr();
     let records = std::fs::read_to_string(bed.gate.dir.join("audit.jsonl")).unwrap();
-    let metrics = Wire::plain(bed.world.gate.connect("127.0.0.1:9180".parse().unwrap(), wire::PATIENCE).unwrap())
-        .ask("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-        .unwrap()
-        .text();
+    let metrics =
+        Wire::plain(bed.world.gate.connect("127.0.0.1:9180".parse().unwrap(), wire::PATIENCE).unwrap())
+            .ask("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            .unwrap()
+            .text();
     let environ = std::fs::read(format!("/proc/{}/environ", bed.gate.pid())).unwrap_or_default();
-    let places = [("stderr", said), ("records", records), ("metrics", metrics), ("environ", String::from_utf8_lossy(&environ).into_owned())];
+    let places = [
+        ("stderr", said),
+        ("records", records),
+        ("metrics", metrics),
+        ("environ", String::from_utf8_lossy(&environ).into_owned()),
+    ];
     for (place, text) in places {
         for (what, secret) in [("K5", K5.as_str()), ("the client's token", token)] {
             assert!(!text.contains(secret), "{place} tells {what}");

@@ -40,8 +40,22 @@ struct Case {
 }
 
 const CASES: &[Case] = &[
-    Case { name: "a page", method: "GET", path: "/echo?a=1", headers: "Accept: */*\r\n", body: "", status: 200 },
-    Case { name: "an upload", method: "POST", path: "/echo", headers: "Content-Length: 5\r\n", body: "hello", status: 200 },
+    Case {
+        name: "a page",
+        method: "GET",
+        path: "/echo?a=1",
+        headers: "Accept: */*\r\n",
+        body: "",
+        status: 200,
+    },
+    Case {
+        name: "an upload",
+        method: "POST",
+        path: "/echo",
+        headers: "Content-Length: 5\r\n",
+        body: "hello",
+        status: 200,
+    },
     Case {
         name: "chunks",
         method: "POST",
@@ -51,17 +65,46 @@ const CASES: &[Case] = &[
         status: 200,
     },
     Case { name: "dots", method: "GET", path: "/x/../echo/./a", headers: "", body: "", status: 200 },
-    Case { name: "odd but legal", method: "GET", path: "/echo/a%20b+c,~!$&'()*;=:@", headers: "", body: "", status: 200 },
+    Case {
+        name: "odd but legal",
+        method: "GET",
+        path: "/echo/a%20b+c,~!$&'()*;=:@",
+        headers: "",
+        body: "",
+        status: 200,
+    },
     Case { name: "another path", method: "GET", path: "/admin", headers: "", body: "", status: 403 },
-    Case { name: "another method", method: "PUT", path: "/echo", headers: "Content-Length: 0\r\n", body: "", status: 403 },
+    Case {
+        name: "another method",
+        method: "PUT",
+        path: "/echo",
+        headers: "Content-Length: 0\r\n",
+        body: "",
+        status: 403,
+    },
     Case { name: "a deny rule", method: "GET", path: "/echo/never", headers: "", body: "", status: 403 },
-    Case { name: "a path that climbs", method: "GET", path: "/echo/../admin", headers: "", body: "", status: 403 },
+    Case {
+        name: "a path that climbs",
+        method: "GET",
+        path: "/echo/../admin",
+        headers: "",
+        body: "",
+        status: 403,
+    },
     Case { name: "no canonical form", method: "GET", path: "/echo/%zz", headers: "", body: "", status: 400 },
-    Case { name: "no canonical framing", method: "POST", path: "/echo", headers: "Content-Length: 5x\r\n", body: "", status: 400 },
+    Case {
+        name: "no canonical framing",
+        method: "POST",
+        path: "/echo",
+        headers: "Content-Length: 5x\r\n",
+        body: "",
+        status: 400,
+    },
 ];
 
 /// The fields that must not depend on the door.
-const SAME: &[&str] = &["client", "scheme", "authority", "method", "path", "verdict", "rule", "reason", "policy"];
+const SAME: &[&str] =
+    &["client", "scheme", "authority", "method", "path", "verdict", "rule", "reason", "policy"];
 
 fn request(way: Way, case: &Case, host: &str) -> String {
     let Case { method, path, headers, body, .. } = case;
@@ -70,7 +113,9 @@ fn request(way: Way, case: &Case, host: &str) -> String {
 }
 
 fn fields(record: &Record) -> Vec<(&'static str, String)> {
-    SAME.iter().map(|field| (*field, record.0.get(*field).map(ToString::to_string).unwrap_or_default())).collect()
+    SAME.iter()
+        .map(|field| (*field, record.0.get(*field).map(ToString::to_string).unwrap_or_default()))
+        .collect()
 }
 
 /// Runs every case through every way: one status, one record and one request upstream, whatever the way.
@@ -81,7 +126,12 @@ fn same_through(ways: &[Way], host: &str, open: impl Fn(&Bed, Way) -> Wire) {
         for way in ways {
             let mark = bed.mark();
             let answer = open(&bed, *way).ask(request(*way, case, host));
-            assert_eq!(answer.map(|answer| answer.status), Some(case.status), "{} through {way:?}", case.name);
+            assert_eq!(
+                answer.map(|answer| answer.status),
+                Some(case.status),
+                "{} through {way:?}",
+                case.name
+            );
             let taps = bed.since(mark, 1);
             if case.status != 200 {
                 taps.nothing_upstream();
@@ -131,11 +181,16 @@ fn a_denied_name_is_denied_the_same_through_every_door() {
             match (way, secure) {
                 (Way::Absolute, true) | (Way::Connect, false) => continue,
                 (Way::Absolute, false) => {
-                    let answer = bed.explicit().ask("GET http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n");
+                    let answer =
+                        bed.explicit().ask("GET http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n");
                     assert_eq!(answer.unwrap().status, 403);
                 }
                 (Way::Connect, true) => {
-                    assert_eq!(bed.tunnel("evil.test:443").err(), Some(End::Status(403)), "403 before any 200");
+                    assert_eq!(
+                        bed.tunnel("evil.test:443").err(),
+                        Some(End::Status(403)),
+                        "403 before any 200"
+                    );
                 }
                 (Way::V4 | Way::V6, false) => {
                     let ip = if way == Way::V4 { EVIL } else { EVIL_V6 };

@@ -47,10 +47,14 @@ fn ft_04_a_name_that_does_not_resolve_is_502_and_never_the_clients_address() {
         assert_eq!((secure, plain), (Some(502), Some(502)), "{answer:?}");
     }
     let packets = bed.world.capture.packets();
-    assert!(!packets.iter().any(|packet| packet.syn && [80, 443].contains(&packet.to.port())), "it dialled something");
+    assert!(
+        !packets.iter().any(|packet| packet.syn && [80, 443].contains(&packet.to.port())),
+        "it dialled something"
+    );
     assert!(bed.world.origin.connections().is_empty());
     bed.gate.wait_for_record("dns", |record| {
-        record.text("door") != "dns" && ["reason", "outcome", "detail"].iter().any(|field| record.text(field).contains("dns"))
+        record.text("door") != "dns"
+            && ["reason", "outcome", "detail"].iter().any(|field| record.text(field).contains("dns"))
     });
 }
 
@@ -82,24 +86,42 @@ fn break_policy(bed: &Bed, how: &str) -> &'static str {
 
 #[test]
 fn ft_08_a_bad_policy_is_refused_and_the_old_one_stays() {
-    for how in
-        ["syntax error", "unknown key", "empty file", "half-written file", "directory", "unreadable file", "missing folder"]
-    {
+    for how in [
+        "syntax error",
+        "unknown key",
+        "empty file",
+        "half-written file",
+        "directory",
+        "unreadable file",
+        "missing folder",
+    ] {
         let bed = Bed::new(P1);
         bed.control();
         let before = bed.gate.stderr().len();
         let word = break_policy(&bed, how);
         bed.gate.signal(Signal::SIGHUP);
-        let complained = wait_until(Duration::from_secs(5), || bed.gate.stderr()[before..].contains(word).then_some(()));
-        assert!(complained.is_some(), "{how}: no complaint that names {word}:\n{}", &bed.gate.stderr()[before..]);
+        let complained =
+            wait_until(Duration::from_secs(5), || bed.gate.stderr()[before..].contains(word).then_some(()));
+        assert!(
+            complained.is_some(),
+            "{how}: no complaint that names {word}:\n{}",
+            &bed.gate.stderr()[before..]
+        );
         if ["syntax error", "unknown key", "half-written file"].contains(&how) {
             let said = bed.gate.stderr()[before..].to_owned();
             let place = said.split(word).nth(1).unwrap_or("");
-            assert!(place.starts_with(':') && place[1..].starts_with(|c: char| c.is_ascii_digit()), "{how}: {said}");
+            assert!(
+                place.starts_with(':') && place[1..].starts_with(|c: char| c.is_ascii_digit()),
+                "{how}: {said}"
+            );
         }
         bed.gate.wait_for_record(how, |record| record.text("kind") == "event" && record.mentions("reload"));
         bed.control();
-        assert_eq!(bed.fetch_plain(get("plain.good.test", "/")).map(|answer| answer.status), Some(200), "{how}");
+        assert_eq!(
+            bed.fetch_plain(get("plain.good.test", "/")).map(|answer| answer.status),
+            Some(200),
+            "{how}"
+        );
         assert_denied(bed.https(PUB1, "evil.test"), get("evil.test", "/"));
     }
 }
@@ -112,7 +134,12 @@ fn ft_08_a_good_policy_takes_over_and_live_flows_are_judged_by_it() {
     let old = bed.gate.records().pop().unwrap().text("policy").to_owned();
     bed.gate.write_policy(&P1.replace("api.good.test", "cdn.good.test"));
     bed.gate.signal(Signal::SIGHUP);
-    let open = || bed.https(CDN, "cdn.good.test").ok()?.ask(get("cdn.good.test", "/")).filter(|answer| answer.status == 200);
+    let open = || {
+        bed.https(CDN, "cdn.good.test")
+            .ok()?
+            .ask(get("cdn.good.test", "/"))
+            .filter(|answer| answer.status == 200)
+    };
     assert!(wait_until(Duration::from_secs(5), open).is_some(), "the new rule speaks");
     let next = wire.ask(get("api.good.test", "/")).map(|answer| answer.status);
     assert!(matches!(next, None | Some(403)), "the open connection too: {next:?}");

@@ -81,24 +81,44 @@ const PAYLOADS: &[Payload] = &[
         "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: deflate, chunked\r\n\r\n0\r\n\r\n",
         Bad(&[400, 501]),
     ),
-    payload("sm_08 chunks in 1.0", "POST / HTTP/1.0\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", BAD),
+    payload(
+        "sm_08 chunks in 1.0",
+        "POST / HTTP/1.0\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        BAD,
+    ),
     payload(
         "sm_08 chunks and a length in 1.0",
         "POST / HTTP/1.0\r\nHost: {host}\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\
          Content-Length: 5\r\n\r\n0\r\n\r\n",
         BAD,
     ),
-    payload("sm_09 a folded coding", "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", BAD),
-    payload("sm_09 a folded length", "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length:\r\n 2\r\n\r\nhi", BAD),
+    payload(
+        "sm_09 a folded coding",
+        "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+        BAD,
+    ),
+    payload(
+        "sm_09 a folded length",
+        "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length:\r\n 2\r\n\r\nhi",
+        BAD,
+    ),
     payload("sm_09 a folded host", "GET / HTTP/1.1\r\nHost:\r\n {host}\r\n\r\n", BAD),
     payload("sm_09 a fold before any field", "GET / HTTP/1.1\r\n Host: {host}\r\n\r\n", BAD),
-    payload("sm_10 a space before the colon of a length", "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length : 2\r\n\r\nhi", BAD),
+    payload(
+        "sm_10 a space before the colon of a length",
+        "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length : 2\r\n\r\nhi",
+        BAD,
+    ),
     payload(
         "sm_10 a space before the colon of a coding",
         "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
         BAD,
     ),
-    payload("sm_10 a space before the colon of a host", "GET / HTTP/1.1\r\nHost: {host}\r\nHost : evil.test\r\n\r\n", BAD),
+    payload(
+        "sm_10 a space before the colon of a host",
+        "GET / HTTP/1.1\r\nHost: {host}\r\nHost : evil.test\r\n\r\n",
+        BAD,
+    ),
     payload(
         "sm_11 two lengths",
         "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\nhi",
@@ -109,7 +129,11 @@ const PAYLOADS: &[Payload] = &[
         "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
         BadOrOne,
     ),
-    payload("sm_13 a length that looks octal", "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 010\r\n\r\n0123456789", BadOrOne),
+    payload(
+        "sm_13 a length that looks octal",
+        "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 010\r\n\r\n0123456789",
+        BadOrOne,
+    ),
     payload(
         "sm_14 a length beyond 64 bits",
         "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 18446744073709551621\r\n\r\nhi",
@@ -120,19 +144,47 @@ const PAYLOADS: &[Payload] = &[
         "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 18446744073709551615\r\n\r\nhi",
         Bad(&[400, 413]),
     ),
-    payload("sm_15 0x5", "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n", NeverComplete),
-    payload("sm_15 +5", "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n", NeverComplete),
-    payload("sm_15 -5", "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n", NeverComplete),
-    payload("sm_15 0_5", "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n0_5\r\nhello\r\n0\r\n\r\n", NeverComplete),
-    payload("sm_15 a space", "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n 5\r\nhello\r\n0\r\n\r\n", NeverComplete),
-    payload("sm_15 nothing", "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n\r\nhello\r\n0\r\n\r\n", NeverComplete),
+    payload(
+        "sm_15 0x5",
+        "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+        NeverComplete,
+    ),
+    payload(
+        "sm_15 +5",
+        "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
+        NeverComplete,
+    ),
+    payload(
+        "sm_15 -5",
+        "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
+        NeverComplete,
+    ),
+    payload(
+        "sm_15 0_5",
+        "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n0_5\r\nhello\r\n0\r\n\r\n",
+        NeverComplete,
+    ),
+    payload(
+        "sm_15 a space",
+        "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n 5\r\nhello\r\n0\r\n\r\n",
+        NeverComplete,
+    ),
+    payload(
+        "sm_15 nothing",
+        "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n\r\nhello\r\n0\r\n\r\n",
+        NeverComplete,
+    ),
     payload(
         "sm_15 seventeen digits",
         "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000005\r\nhello\r\n0\r\n\r\n",
         NeverComplete,
     ),
     payload("sm_21 bare line feeds", "GET / HTTP/1.1\nHost: {host}\n\n", BadOrOne),
-    payload("sm_21 one bare line feed", "GET / HTTP/1.1\r\nHost: {host}\r\nX-One: 1\nX-Two: 2\r\n\r\n", BadOrOne),
+    payload(
+        "sm_21 one bare line feed",
+        "GET / HTTP/1.1\r\nHost: {host}\r\nX-One: 1\nX-Two: 2\r\n\r\n",
+        BadOrOne,
+    ),
     payload("sm_22 a bare CR in a value", "GET / HTTP/1.1\r\nHost: {host}\r\nX-One: a\rb\r\n\r\n", BAD),
     payload("sm_22 a bare CR in a name", "GET / HTTP/1.1\r\nHost: {host}\r\nX-\rOne: a\r\n\r\n", BAD),
     payload("sm_22 CR LF CR and more", "GET / HTTP/1.1\r\nHost: {host}\r\n\rX: a\r\n\r\n", BAD),
@@ -183,7 +235,8 @@ fn refused(bed: &Bed, mark: bed::Mark, wire: &mut Wire, id: &str) {
 /// Every payload of these ids, in clear text and inside TLS, each followed by a control request.
 fn all(ids: &[&str]) {
     let bed = Bed::new(P1);
-    let chosen: Vec<&Payload> = PAYLOADS.iter().filter(|payload| ids.iter().any(|id| payload.id.starts_with(id))).collect();
+    let chosen: Vec<&Payload> =
+        PAYLOADS.iter().filter(|payload| ids.iter().any(|id| payload.id.starts_with(id))).collect();
     assert!(chosen.len() >= ids.len());
     for payload in chosen {
         for secure in [false, true] {
@@ -220,7 +273,8 @@ fn sm_26_pipelined_requests_are_answered_in_order_each_by_its_own_verdict() {
     let mut wire = bed.tcp(PUB1, 80);
     let three = [get("plain.good.test", "/1"), get("evil.test", "/2"), get("plain.good.test", "/3")].concat();
     wire.send(three);
-    let answers: Vec<u16> = std::iter::from_fn(|| wire.response()).take(3).map(|answer| answer.status).collect();
+    let answers: Vec<u16> =
+        std::iter::from_fn(|| wire.response()).take(3).map(|answer| answer.status).collect();
     assert_eq!(answers, [200, 403, 200]);
     let taps = bed.since(mark, 3);
     taps.no_packet_to(EVIL);
@@ -257,7 +311,11 @@ fn sm_28_a_body_that_is_a_request_never_becomes_one() {
         assert!(matches!((answer.status, answer.text().as_str()), (200, "/mine") | (400, _)), "{answer:?}");
         bed.since(mark, 1);
         for path in ["/next", "/after"] {
-            assert_eq!(bed.fetch("api.good.test", get("api.good.test", path)).unwrap().text(), path, "after {method}");
+            assert_eq!(
+                bed.fetch("api.good.test", get("api.good.test", path)).unwrap().text(),
+                path,
+                "after {method}"
+            );
         }
     }
 }

@@ -38,12 +38,16 @@ fn the_hosts_speak_tls_over_both_families() {
         let mut wire = wire.secure(&origin_tls(&world, "api.good.test")).unwrap();
         assert_eq!(wire.ask(get("api.good.test", "/bytes/70000")).unwrap().body.len(), 70_000);
     }
-    for name in ["expired.good.test", "selfsigned.good.test", "wronghost.good.test", "unknownroot.good.test"] {
+    for name in ["expired.good.test", "selfsigned.good.test", "wronghost.good.test", "unknownroot.good.test"]
+    {
         let wire = Wire::plain(world.gate.connect(at(PUB1, 443), WAIT).unwrap());
         assert!(wire.secure(&origin_tls(&world, name)).is_err(), "{name}");
     }
     let wire = Wire::plain(world.gate.connect(at(EVIL, 443), WAIT).unwrap());
-    assert!(wire.secure(&origin_tls(&world, "api.good.test")).is_err(), "the attacker has no good certificate");
+    assert!(
+        wire.secure(&origin_tls(&world, "api.good.test")).is_err(),
+        "the attacker has no good certificate"
+    );
 }
 
 #[test]
@@ -76,7 +80,10 @@ fn without_a_gate_the_agent_reaches_nothing_unless_packets_are_forwarded() {
     }
     let packets = world.capture.packets();
     for ip in [PUB1, PUB1_V6] {
-        assert!(packets.iter().any(|packet| packet.syn && packet.to == at(ip, 80)), "the capture sees what leaks");
+        assert!(
+            packets.iter().any(|packet| packet.syn && packet.to == at(ip, 80)),
+            "the capture sees what leaks"
+        );
     }
 }
 

@@ -112,7 +112,10 @@ fn tl_07_old_versions_are_told_so() {
         let (answer, end) = wire.rest();
         assert!(matches!(end, End::Closed | End::Reset), "3.{minor}: {end:?}");
         let protocol_version = u8::from(AlertDescription::ProtocolVersion);
-        assert!(answer.len() == 7 && answer[0] == 21 && answer[6] == protocol_version, "3.{minor}: {answer:?}");
+        assert!(
+            answer.len() == 7 && answer[0] == 21 && answer[6] == protocol_version,
+            "3.{minor}: {answer:?}"
+        );
         bed.since(mark, 1).nothing_upstream().no_query().decided("deny", &["tls_version"]);
     }
     let version_two = [0x80, 0x2e, 1, 0, 2, 0, 0x15, 0, 0, 0, 0x10, 1, 0, 0x80];
@@ -158,7 +161,10 @@ fn tl_14_what_is_not_tls_on_443_and_not_http_on_80_is_closed() {
         wire.send(&bytes);
         let (_, end) = wire.rest();
         assert!(matches!(end, End::Closed | End::Reset), "port {port}, {bytes:?}: {end:?}");
-        bed.since(mark, 1).nothing_upstream().no_query().decided("deny", &["protocol", "scheme_denied", "port_denied"]);
+        bed.since(mark, 1)
+            .nothing_upstream()
+            .no_query()
+            .decided("deny", &["protocol", "scheme_denied", "port_denied"]);
     }
     bed.control();
 }

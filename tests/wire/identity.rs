@@ -23,6 +23,8 @@ fn hc_01_an_allowed_name_on_an_attackers_address_is_dialled_where_the_gate_resol
     let taps = bed.since(mark, 1);
     taps.no_packet_to(EVIL).no_packet_to(EVIL_V6);
     assert!(taps.connections.iter().all(|seen| at_pub1(seen.local.ip())));
+    let names: Vec<_> = taps.connections.iter().filter_map(|seen| seen.tls.clone()?.name).collect();
+    assert_eq!(names, ["api.good.test"], "the upstream SNI is the one name");
     assert!(taps.upstream_text().contains(&*K5), "the credential reaches the right host");
     let record = taps.decided("allow", &[]);
     assert_eq!(record.text("orig_dst"), "93.184.216.66:443");
@@ -88,11 +90,13 @@ fn hc_08_another_host_inside_a_connect_is_misdirected() {
 fn hc_10_the_uri_of_a_proxy_request_is_not_overruled_by_its_host() {
     let bed = Bed::new(P1);
     let mark = bed.mark();
-    let answer = bed.explicit().ask("GET http://evil.test/ HTTP/1.1\r\nHost: plain.good.test\r\n\r\n").unwrap();
+    let answer =
+        bed.explicit().ask("GET http://evil.test/ HTTP/1.1\r\nHost: plain.good.test\r\n\r\n").unwrap();
     assert!(matches!(answer.status, 400 | 403), "{}", answer.status);
     let reasons = ["no_rule", "authority_mismatch", "bad_request"];
     bed.since(mark, 1).nothing_upstream().no_query().decided("deny", &reasons);
-    let twin = bed.explicit().ask("GET http://plain.good.test/ HTTP/1.1\r\nHost: plain.good.test\r\n\r\n").unwrap();
+    let twin =
+        bed.explicit().ask("GET http://plain.good.test/ HTTP/1.1\r\nHost: plain.good.test\r\n\r\n").unwrap();
     assert_eq!(twin.status, 200);
 }
 
@@ -122,7 +126,9 @@ fn hc_17_http_1_0_without_a_host_has_no_authority() {
 fn hc_25_a_rule_for_a_name_covers_no_longer_and_no_shorter_one() {
     let bed = Bed::new("[[rule]]\nname = \"code\"\nhosts = [\"github.com\"]\naction = \"allow\"\n");
     bed.world.dns.set("github.com", &[PUB1]);
-    for name in ["evilgithub.com", "github.com.evil.net", "xgithub.com", "github.comevil.net", "a.github.com", "com"] {
+    for name in
+        ["evilgithub.com", "github.com.evil.net", "xgithub.com", "github.comevil.net", "a.github.com", "com"]
+    {
         let mark = bed.mark();
         assert_denied(bed.https(PUB1, name), get(name, "/"));
         bed.since(mark, 1).nothing_upstream().no_query().decided("deny", &["no_rule"]);
@@ -131,12 +137,24 @@ fn hc_25_a_rule_for_a_name_covers_no_longer_and_no_shorter_one() {
 }
 
 #[test]
+fn hc_26_a_wildcard_is_one_or_more_labels_and_never_the_apex() {
+    let bed = Bed::new(P2);
+    for name in ["a.wild.test", "a.b.wild.test", "my_bucket.wild.test"] {
+        assert_eq!(bed.fetch(name, get(name, "/")).map(|answer| answer.status), Some(200), "{name}");
+    }
+    let mark = bed.mark();
+    assert_denied(bed.https(PUB1, "wild.test"), get("wild.test", "/"));
+    bed.since(mark, 1).nothing_upstream().no_query().decided("deny", &["no_rule"]);
+}
+
+#[test]
 fn hc_32_loopback_in_every_spelling_is_blocked() {
     let bed = Bed::new(P10);
     let plain = ["127.0.0.1", "0.0.0.0", "[::1]", "[::]", "[::ffff:127.0.0.1]"];
     let odd = ["127.1", "0x7f000001", "2130706433", "017700000001", "0177.0.0.1", "0"];
     for host in plain.iter().chain(&odd) {
-        let reasons: &[&str] = if plain.contains(host) { &["addr_blocked"] } else { &["addr_blocked", "bad_request"] };
+        let reasons: &[&str] =
+            if plain.contains(host) { &["addr_blocked"] } else { &["addr_blocked", "bad_request"] };
         let absolute = format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n");
         let tunnel = format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n");
         for (mut wire, request) in
@@ -167,7 +185,8 @@ fn hc_42_an_h2_authority_and_another_host_contradict_each_other() {
     let bed = Bed::new(P1);
     let mark = bed.mark();
     let h2 = H2::connect(&bed, PUB1, "api.good.test");
-    let request = ::http::Request::get("https://api.good.test/").header("host", "evil.test").body(()).unwrap();
+    let request =
+        ::http::Request::get("https://api.good.test/").header("host", "evil.test").body(()).unwrap();
     let status = h2.send(request, None).map(|(answer, _)| answer.status().as_u16());
     assert!(matches!(status, Err(_) | Ok(400)), "{status:?}");
     bed.since(mark, 1).nothing_upstream().no_query().decided("deny", &["bad_request", "authority_mismatch"]);
@@ -177,7 +196,12 @@ fn hc_42_an_h2_authority_and_another_host_contradict_each_other() {
 #[test]
 fn hc_46_a_connect_authority_is_a_host_and_a_port_and_nothing_else() {
     let bed = Bed::new(P1);
-    let bad = ["api.good.test:443@evil.test:443", "api.good.test", "http://api.good.test:443", "api.good.test:443/x"];
+    let bad = [
+        "api.good.test:443@evil.test:443",
+        "api.good.test",
+        "http://api.good.test:443",
+        "api.good.test:443/x",
+    ];
     for authority in bad {
         let mark = bed.mark();
         assert_eq!(bed.tunnel(authority).err(), Some(End::Status(400)), "CONNECT {authority}");
@@ -234,7 +258,8 @@ fn fr_04_the_second_request_of_a_connection_is_judged_like_the_first() {
 #[test]
 fn fr_06_an_upgrade_to_h2c_is_taken_off() {
     let bed = Bed::new(P1);
-    let upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
+    let upgrade =
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
     let plain = format!("GET / HTTP/1.1\r\nHost: plain.good.test\r\n{upgrade}");
     assert_eq!(bed.fetch_plain(plain).unwrap().status, 200);
     let secure = format!("GET / HTTP/1.1\r\nHost: api.good.test\r\n{upgrade}");

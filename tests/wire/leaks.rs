@@ -10,7 +10,12 @@ use crate::support::*;
 
 /// The canary in any form that a test sends it in.
 fn holds(text: &str, canary: &str) -> bool {
-    let forms = [canary.to_owned(), STANDARD.encode(canary), hex(canary.as_bytes()), hex(canary.as_bytes()).to_uppercase()];
+    let forms = [
+        canary.to_owned(),
+        STANDARD.encode(canary),
+        hex(canary.as_bytes()),
+        hex(canary.as_bytes()).to_uppercase(),
+    ];
     forms.iter().any(|form| text.contains(form.as_str()))
 }
 
@@ -30,7 +35,10 @@ fn blocked_in_body(bed: &Bed, request: impl AsRef<[u8]>, canary: &str, what: &st
     let status = bed.fetch("api.good.test", request).map(|answer| answer.status);
     assert_eq!(status, Some(403), "{what}");
     let taps = bed.since(mark, 1);
-    assert!(taps.requests.iter().all(|request| request.body.lock().unwrap().is_none()), "{what}: a complete message");
+    assert!(
+        taps.requests.iter().all(|request| request.body.lock().unwrap().is_none()),
+        "{what}: a complete message"
+    );
     assert!(!holds(&taps.upstream_text(), canary), "{what}: {:?}", taps.upstream);
     let id = taps.decisions[0].text("id").to_owned();
     let says_why = |record: &Record| record.text("id") == id && record.mentions("dlp");
@@ -54,7 +62,8 @@ fn dl_01_a_canary_in_the_target_is_blocked_before_connect() {
 fn dl_02_a_canary_in_a_header_is_blocked() {
     let bed = Bed::new(P1);
     for name in ["X-Custom", "Cookie", "User-Agent", "Referer"] {
-        let with = |value: &str| format!("GET / HTTP/1.1\r\nHost: api.good.test\r\n{name}: a={value}\r\n\r\n");
+        let with =
+            |value: &str| format!("GET / HTTP/1.1\r\nHost: api.good.test\r\n{name}: a={value}\r\n\r\n");
         blocked_before_connect(&bed, &with(&K2), &K2);
         assert_eq!(bed.fetch("api.good.test", with("ghp_short")).unwrap().status, 200, "{name}");
     }
@@ -92,7 +101,10 @@ fn dl_12_a_canary_in_a_gzip_body_is_blocked() {
 fn dl_16_a_canary_in_base64_is_blocked_at_any_offset() {
     let bed = Bed::new(P1);
     for before in ["", "x", "xy", "a longer text: "] {
-        for encoded in [STANDARD.encode(format!("{before}{}", *K2)), URL_SAFE_NO_PAD.encode(format!("{before}{} end", *K2))] {
+        for encoded in [
+            STANDARD.encode(format!("{before}{}", *K2)),
+            URL_SAFE_NO_PAD.encode(format!("{before}{} end", *K2)),
+        ] {
             let alone = post("api.good.test", "/upload", "", &encoded);
             blocked_in_body(&bed, alone, &K2, &format!("base64 alone, after {before:?}"));
             let inside = post("api.good.test", "/upload", "", &format!("{{\"data\": \"{encoded}\"}}"));
@@ -125,11 +137,15 @@ fn dl_24_a_canary_in_chunks_of_one_byte_is_blocked() {
     let mark = bed.mark();
     assert_eq!(bed.fetch_plain(leak.replace("HOST", "plain.good.test")).unwrap().status, 403);
     let taps = bed.since(mark, 1);
-    let joined: String = taps.upstream_text().split("\r\n").filter(|line| !line.is_empty() && *line != "1").collect();
+    let joined: String =
+        taps.upstream_text().split("\r\n").filter(|line| !line.is_empty() && *line != "1").collect();
     assert!(!joined.contains(&*K2), "the chunks went upstream: {joined}");
 
     let clean = chunked("before and after").replace("HOST", "api.good.test");
-    assert!(bed.fetch("api.good.test", clean).unwrap().text().starts_with("16 "), "a clean body arrives whole");
+    assert!(
+        bed.fetch("api.good.test", clean).unwrap().text().starts_with("16 "),
+        "a clean body arrives whole"
+    );
 }
 
 #[test]
@@ -138,7 +154,8 @@ fn dl_26_a_canary_at_the_very_end_of_a_long_body_is_blocked() {
     for place in [1 << 20, 2 << 20] {
         let mut body = vec![b'.'; 2 << 20];
         body.splice(place - K2.len()..place, K2.bytes());
-        let head = format!("POST /upload HTTP/1.1\r\nHost: api.good.test\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head =
+            format!("POST /upload HTTP/1.1\r\nHost: api.good.test\r\nContent-Length: {}\r\n\r\n", body.len());
         blocked_in_body(&bed, [head.into_bytes(), body].concat(), &K2, &format!("at {place}"));
     }
 }
@@ -157,7 +174,11 @@ action = "allow"
     let upload = |length: usize| {
         let mut body = vec![b'.'; length];
         body.splice(length - K2.len().min(length).., K2.bytes());
-        format!("POST /upload HTTP/1.1\r\nHost: api.good.test\r\nContent-Length: {length}\r\n\r\n").into_bytes().into_iter().chain(body).collect::<Vec<u8>>()
+        format!("POST /upload HTTP/1.1\r\nHost: api.good.test\r\nContent-Length: {length}\r\n\r\n")
+            .into_bytes()
+            .into_iter()
+            .chain(body)
+            .collect::<Vec<u8>>()
     };
     let mark = bed.mark();
     assert_eq!(bed.fetch("api.good.test", upload(2 << 20)).map(|answer| answer.status), Some(413));
@@ -195,7 +216,10 @@ action = "allow"
 "#;
     let bed = Bed::new(logged);
     let mark = bed.mark();
-    assert_eq!(bed.fetch("api.good.test", get("api.good.test", &format!("/?key={}", *K2))).unwrap().status, 200);
+    assert_eq!(
+        bed.fetch("api.good.test", get("api.good.test", &format!("/?key={}", *K2))).unwrap().status,
+        200
+    );
     bed.since(mark, 1).decided("allow", &[]);
     bed.gate.wait_for_record("the finding", |record| record.mentions("dlp"));
     assert!(!bed.gate.records().iter().any(|record| record.mentions(&K2)), "the value is masked");

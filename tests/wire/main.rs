@@ -12,15 +12,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod ground;
-mod doors;
-mod identity;
-mod paths;
-mod verdicts;
 mod bypass;
-mod framing;
-mod handshake;
-mod names;
+mod clients;
 mod credentials;
+mod doors;
 mod faults;
+mod framing;
+mod ground;
+mod handshake;
+mod identity;
 mod leaks;
+mod names;
+mod paths;
+mod streaming;
+mod verdicts;

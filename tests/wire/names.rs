@@ -30,7 +30,9 @@ fn dn_02_a_denied_name_causes_no_upstream_query() {
 fn dn_02_the_refusal_of_a_name_is_recorded() {
     let bed = Bed::new(P1);
     assert!(bed.resolve("evil.test", A).is_denied());
-    let record = bed.gate.wait_for_record("the name", |record| record.text("door") == "dns" && record.mentions("evil.test"));
+    let record = bed
+        .gate
+        .wait_for_record("the name", |record| record.text("door") == "dns" && record.mentions("evil.test"));
     assert_eq!((record.text("verdict"), record.text("client")), ("deny", "agent"));
 }
 
@@ -42,7 +44,11 @@ fn dn_03_a_denied_name_is_denied_whatever_the_type() {
         assert!(bed.resolve("evil.test", kind).is_denied(), "type {kind}");
     }
     bed.since(mark, 0).no_query();
-    assert_eq!(bed.resolve("api.good.test", TXT).code, 0, "a type that no rule opens is NODATA for an allowed name");
+    assert_eq!(
+        bed.resolve("api.good.test", TXT).code,
+        0,
+        "a type that no rule opens is NODATA for an allowed name"
+    );
 }
 
 #[test]
@@ -69,7 +75,11 @@ fn dn_15_a_name_that_turns_inward_is_neither_told_nor_dialled() {
     }
     assert!(bed.resolve("inward.good.test", A).addresses.is_empty());
     for round in 0..3 {
-        let status = bed.https(PUB2, "rb.good.test").unwrap().ask(get("rb.good.test", "/")).map(|answer| answer.status);
+        let status = bed
+            .https(PUB2, "rb.good.test")
+            .unwrap()
+            .ask(get("rb.good.test", "/"))
+            .map(|answer| answer.status);
         assert!(matches!(status, Some(200 | 403 | 502)), "round {round}: {status:?}");
         let status = bed.https(PUB2, "inward.good.test").unwrap().ask(get("inward.good.test", "/"));
         assert!(matches!(status.map(|answer| answer.status), Some(403 | 502)));

@@ -52,7 +52,8 @@ fn pm_20_another_method_on_an_allowed_path_is_denied() {
     let bed = Bed::new(P3);
     for method in ["POST", "PUT", "DELETE"] {
         let mark = bed.mark();
-        let request = format!("{method} /public/x HTTP/1.1\r\nHost: api.good.test\r\nContent-Length: 0\r\n\r\n");
+        let request =
+            format!("{method} /public/x HTTP/1.1\r\nHost: api.good.test\r\nContent-Length: 0\r\n\r\n");
         assert_eq!(bed.fetch("api.good.test", request).unwrap().status, 403, "{method}");
         bed.since(mark, 1).nothing_upstream().decided("deny", &["method_denied"]);
     }

@@ -18,7 +18,11 @@ fn pl_01_without_a_rule_everything_is_denied_at_every_door() {
     }
     let taps = bed.since(mark, 5);
     taps.nothing_upstream().no_query();
-    assert!(taps.decisions.iter().all(|record| record.text("verdict") == "deny" && record.text("reason") == "no_rule"));
+    assert!(
+        taps.decisions
+            .iter()
+            .all(|record| record.text("verdict") == "deny" && record.text("reason") == "no_rule")
+    );
 }
 
 #[test]
@@ -37,7 +41,9 @@ fn pl_02_a_deny_wins_in_both_orders_and_over_a_narrower_allow() {
 #[test]
 fn pl_03_a_hook_that_does_not_say_yes_says_no() {
     let scripted = |body: &str| Setup {
-        policy: format!("{P1}\n[[rule]]\nname = \"scripted\"\nhosts = [\"cdn.good.test\"]\naction = \"allow\"\n  [rule.script]\n  file = \"hook.rhai\"\n"),
+        policy: format!(
+            "{P1}\n[[rule]]\nname = \"scripted\"\nhosts = [\"cdn.good.test\"]\naction = \"allow\"\n  [rule.script]\n  file = \"hook.rhai\"\n"
+        ),
         beside: vec![("hook.rhai", format!("fn request(req) {{ {body} }}\n"))],
         ..Setup::default()
     };
@@ -45,7 +51,19 @@ fn pl_03_a_hook_that_does_not_say_yes_says_no() {
         let answer = bed.https(CDN, "cdn.good.test").unwrap().ask(get("cdn.good.test", "/"));
         answer.map(|answer| answer.status)
     };
-    let bad = ["", "()", "0", "true", "\"false\"", "\"allow\"", "#{}", "#{ decision: \"allow\" }", "[]", "1 / 0", "loop {}"];
+    let bad = [
+        "",
+        "()",
+        "0",
+        "true",
+        "\"false\"",
+        "\"allow\"",
+        "#{}",
+        "#{ decision: \"allow\" }",
+        "[]",
+        "1 / 0",
+        "loop {}",
+    ];
     for body in bad {
         let bed = Bed::with(&scripted(body));
         let mark = bed.mark();
