@@ -12,7 +12,7 @@ use crate::base::{Host, Scheme};
 use crate::codec::h1::{Framing, Reader, encode_response, write_message};
 use crate::codec::Body;
 use crate::pipeline::{self, Asked, Facts, Flow, Rejected, Reply};
-use crate::policy::{ConnectVerdict, Reason, Refusal};
+use crate::policy::Refusal;
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
 use std::sync::Arc;
@@ -107,20 +107,7 @@ async fn raw_tcp(gate: &Arc<Gate>, bound: Bound) {
 /// Whether anything inside a CONNECT to this place could be allowed.
 fn may_follow(flow: &Flow, host: &Host, port: u16) -> Result<(), Refusal> {
     let snapshot = flow.shared.snapshot.load_full();
-    let schemes = [Scheme::Https, Scheme::Http];
-    let mut last = None;
-    for scheme in schemes {
-        match snapshot.judge_connect(flow.client, scheme, host, port) {
-            ConnectVerdict::Intercept(_) | ConnectVerdict::Tunnel(_) => return Ok(()),
-            ConnectVerdict::Refuse(refusal) => {
-                last.get_or_insert(refusal);
-            }
-        }
-    }
-    if snapshot.judge_tcp(flow.client, host, port).is_ok() {
-        return Ok(());
-    }
-    Err(last.unwrap_or_else(|| Refusal::new(Reason::NoRule, "no rule opens this place")))
+    snapshot.judge_place(flow.client_in(&snapshot)?, host, port)
 }
 
 async fn deny(

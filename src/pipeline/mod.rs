@@ -12,6 +12,7 @@ mod scan;
 mod settings;
 
 pub use ending::{Ending, Outcome};
+pub use hooks::on_tunnel;
 pub use page::{Page, status_of};
 pub use record::{Facts, decide, refuse};
 pub use settings::Settings;
@@ -19,7 +20,7 @@ pub use settings::Settings;
 use crate::audit::{FlowId, Log};
 use crate::base::{Door, Host, HostName, Proto, Scheme};
 use crate::codec::Body;
-use crate::policy::{ClientId, Reason, Refusal, Snapshot};
+use crate::policy::{ClientId, Reason, Refusal, Refused, Snapshot};
 use crate::telemetry::Metrics;
 use crate::upstream::{Answer, Upstream, UpstreamError, Wire};
 use arc_swap::ArcSwap;
@@ -43,7 +44,10 @@ pub struct Flow {
     pub shared: Arc<Shared>,
     pub number: u64,
     pub exchanges: AtomicU32,
+    /// The snapshot under which the connection was accepted, and its client there.
+    pub snapshot: Arc<Snapshot>,
     pub client: ClientId,
+    pub interface: Option<Arc<str>>,
     pub client_name: Arc<str>,
     pub source: SocketAddr,
     pub door: Door,
@@ -54,6 +58,17 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Which client this is under another snapshot: found anew, since a reload may have moved or removed it.
+    pub fn client_in(&self, snapshot: &Arc<Snapshot>) -> Result<ClientId, Refusal> {
+        if Arc::ptr_eq(snapshot, &self.snapshot) {
+            return Ok(self.client);
+        }
+        let found = snapshot.client(self.interface.as_deref(), self.source.ip());
+        found.filter(|client| *snapshot.client_name(*client) == *self.client_name).ok_or_else(|| {
+            Refusal::new(Reason::UnknownClient, "after a reload this connection belongs to no client, or another")
+        })
+    }
+
     /// The id of the flow's next decision.
     pub fn next_id(&self) -> FlowId {
         FlowId { flow: self.number, exchange: self.exchanges.fetch_add(1, Ordering::Relaxed) + 1 }
@@ -112,6 +127,12 @@ impl Stop {
     }
 }
 
+impl From<Box<Refused>> for Stop {
+    fn from(refused: Box<Refused>) -> Self {
+        refused.refusal.into()
+    }
+}
+
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         let status = status_of(refusal.reason);
@@ -153,6 +174,15 @@ pub async fn exchange(flow: &Flow, asked: Asked, body: Body) -> Reply {
             fail(&ending, &facts, stop, Some(&error))
         }
     }
+}
+
+/// The page of a refusal that was recorded when its connection was decided.
+pub fn refusal_page(refusal: &Refusal, claimed: &Result<Asked, Box<Rejected>>, body: &Body) -> Reply {
+    let facts = match claimed {
+        Ok(asked) => Facts::of(asked),
+        Err(rejected) => Facts::rejected(rejected),
+    };
+    Page::of(refusal, status_of(refusal.reason), &facts).reply(body)
 }
 
 /// Answers a request that has no place in the path: malformed, or contradicting its connection.
