@@ -130,7 +130,8 @@ fn join(agent: &Namespace, agent2: &Namespace, gate: &Namespace, net: &Namespace
     );
 }
 
-fn resolve_at(agent: &Namespace, dir: &Path, server: &str) {
+/// Makes `server` the resolver of every program in a namespace.
+pub fn resolve_at(agent: &Namespace, dir: &Path, server: &str) {
     let file = dir.join(format!("resolv-{server}"));
     std::fs::write(&file, format!("nameserver {server}\noptions timeout:2 attempts:1\n")).unwrap();
     agent.sh(format!(
