@@ -1,7 +1,7 @@
 //! What judging gives: permits, which nothing else can make, and refusals.
 
 use super::{CanonicalRequest, ClientId, Reason, Rule, Snapshot};
-use crate::base::{Host, Scheme};
+use crate::base::{AddressClass, Host, Scheme};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -49,6 +49,12 @@ impl Permit {
             scheme: self.request.scheme(),
             rule: self.rule.clone(),
         }
+    }
+
+    /// Strips and sets header fields as the rule itself says. That is part of the verdict, so the permit stays one.
+    pub fn edited(mut self) -> Self {
+        self.rule.edit(self.request.headers_for_edits());
+        self
     }
 
     /// Gives the request back to be changed; what comes out must be judged again.
@@ -126,9 +132,11 @@ impl DialRight {
         &self.rule
     }
 
-    /// Whether the rule grants this private address on this right's port.
+    /// Whether the rule grants this private address on this right's port. Never loopback, link-local or metadata,
+    /// which ranges that may be granted also hold.
     pub fn grants(&self, address: IpAddr) -> bool {
-        self.rule.private().iter().any(|grant| grant.covers(address, self.port))
+        AddressClass::of(address) == AddressClass::Grantable
+            && self.rule.private().iter().any(|grant| grant.covers(address, self.port))
     }
 }
 
@@ -177,6 +185,13 @@ impl Refusal {
     pub fn mint(&self) -> Option<&MintRight> {
         self.mint.as_ref()
     }
+}
+
+/// A refused request, given back for its record and its page.
+#[derive(Debug)]
+pub struct Refused {
+    pub refusal: Refusal,
+    pub request: CanonicalRequest,
 }
 
 /// What happens to a connection before any request was read.
