@@ -27,18 +27,18 @@ pub struct Anchors {
     store: Arc<RootCertStore>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What an upstream host that asks for it is shown.
+#[derive(Debug)]
 pub struct ClientCertificate {
-    /// PEM, leaf first.
-    pub certificate: PathBuf,
-    /// PEM; the caller's concern is who may read it.
-    pub key: PathBuf,
+    /// The leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct ProfileSettings {
-    /// PEM files whose certificates are trusted besides the [`Anchors`].
-    pub extra_roots: Vec<PathBuf>,
+    /// Certificates that are trusted besides the [`Anchors`].
+    pub extra_roots: Vec<CertificateDer<'static>>,
     pub client_certificate: Option<ClientCertificate>,
     /// How many upstream names keep sessions (up to eight of some 3 KB each) for resumption.
     pub session_names: usize,
@@ -81,10 +81,8 @@ pub enum ClientError {
     NoCertificate { path: PathBuf },
     #[error("a certificate in {path} cannot be used as a root: {source}")]
     BadRoot { path: PathBuf, source: rustls::Error },
-    #[error("cannot read a private key from {path}")]
-    Key { path: PathBuf },
-    #[error("the client certificate {path} cannot be used: {source}")]
-    ClientCertificate { path: PathBuf, source: rustls::Error },
+    #[error("the client certificate cannot be used: {0}")]
+    ClientCertificate(#[source] rustls::Error),
     #[error("TLS set-up failed: {0}")]
     Tls(#[from] rustls::Error),
 }
@@ -124,8 +122,8 @@ impl Profile {
             anchors.store.clone()
         } else {
             let mut store = (*anchors.store).clone();
-            for path in &settings.extra_roots {
-                add_all(&mut store, path, &read_certificates(path)?)?;
+            for root in &settings.extra_roots {
+                store.add(root.clone())?;
             }
             Arc::new(store)
         };
@@ -134,14 +132,9 @@ impl Profile {
             .with_root_certificates(store);
         let mut base = match &settings.client_certificate {
             None => builder.with_no_client_auth(),
-            Some(files) => {
-                let chain = read_certificates(&files.certificate)?;
-                let key = PrivateKeyDer::from_pem_file(&files.key)
-                    .map_err(|_| ClientError::Key { path: files.key.clone() })?;
-                builder.with_client_auth_cert(chain, key).map_err(|source| {
-                    ClientError::ClientCertificate { path: files.certificate.clone(), source }
-                })?
-            }
+            Some(own) => builder
+                .with_client_auth_cert(own.chain.clone(), own.key.clone_key())
+                .map_err(ClientError::ClientCertificate)?,
         };
         base.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(settings.session_names)));
         base.enable_early_data = false;

@@ -6,7 +6,7 @@ use crate::base::{AddressClass, Host, Proto, Scheme, UpstreamAddr};
 use crate::dns::Resolver;
 use crate::net::OwnAddresses;
 use crate::policy::{DialRight, Rule};
-use crate::tls::{self, Alpn, Anchors, ClientError, Profile, ProfileSettings, UpstreamFault};
+use crate::tls::{self, Alpn, Anchors, ClientCertificate, ClientError, Profile, ProfileSettings, UpstreamFault};
 use rustls::pki_types::ServerName;
 use std::collections::HashMap;
 use std::io;
@@ -121,15 +121,26 @@ impl Dialler {
 
     fn profile(&self, right: &DialRight) -> Result<Arc<Profile>, UpstreamError> {
         let rule = right.rule();
-        let Some(settings) = rule.tls() else { return Ok(self.profile.clone()) };
+        let own = rule.tls();
+        if own.roots.is_empty() && own.client_certificate.is_none() {
+            return Ok(self.profile.clone());
+        }
         let mut special = self.special.lock().unwrap_or_else(PoisonError::into_inner);
         special.retain(|_, (rule, _)| rule.strong_count() > 0);
         let key = Arc::as_ptr(rule) as usize;
         if let Some((_, profile)) = special.get(&key) {
             return Ok(profile.clone());
         }
-        let profile =
-            Profile::new(&self.roots, settings).map_err(|e| UpstreamError::Tls(format!("rule {}: {e}", rule.name())))?;
+        let settings = ProfileSettings {
+            extra_roots: own.roots.clone(),
+            client_certificate: own
+                .client_certificate
+                .as_ref()
+                .map(|c| ClientCertificate { chain: c.chain.clone(), key: c.key.clone_key() }),
+            ..ProfileSettings::default()
+        };
+        let profile = Profile::new(&self.anchors, &settings)
+            .map_err(|e| UpstreamError::Tls(format!("rule {}: {e}", rule.name())))?;
         let profile = Arc::new(profile);
         special.insert(key, (Arc::downgrade(rule), profile.clone()));
         Ok(profile)
