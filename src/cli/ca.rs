@@ -89,7 +89,7 @@ pub(super) fn perform(verb: Verb) -> anyhow::Result<ExitCode> {
             existing(&file.file)?;
             let style = match style {
                 Style::Shell => EnvStyle::Shell,
-                Style::File => EnvStyle::File,
+                Style::File => EnvStyle::EnvFile,
             };
             let lines = env_lines(style, &bundle, &certificate)
                 .context("a path holds a character that an environment file cannot carry")?;

@@ -66,7 +66,17 @@ fn verify(file: &Path) -> anyhow::Result<ExitCode> {
     let config = Config::load(file, None)?;
     let audit::Sink::File(path) = &config.audit.sink else { bail!("the records go to standard output, not to a file") };
     let report = audit::verify(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    out(&format!("{report}\n"))?;
+    let mut text = String::new();
+    for problem in &report.problems {
+        writeln!(text, "{}:{}: {}", path.display(), problem.line, problem.what)?;
+    }
+    writeln!(text, "{} records, {} to {}; last hash {}", report.records, report.first_seq, report.last_seq, report.last_hash)?;
+    if report.torn {
+        text.push_str("the last line is not complete: the daemon died while writing it, or is writing\n");
+    }
+    let end = if report.is_whole() { "nothing is missing or changed\n".to_owned() } else { format!("{} problems\n", report.problem_count) };
+    text.push_str(&end);
+    out(&text)?;
     Ok(verdict(report.is_whole()))
 }
 

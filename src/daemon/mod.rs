@@ -6,6 +6,7 @@
 //! run      (the runtime, no rights)   doors served, policy watched, until a signal ends it
 //! ```
 
+mod control;
 mod dns_door;
 mod prepare;
 mod reload;

@@ -6,7 +6,6 @@ use super::reload::Reloader;
 use super::steering::Steering;
 use super::watch::Watch;
 use super::{Readiness, Running};
-use crate::admin;
 use crate::audit::{Event, Text};
 use crate::base::Door;
 use crate::config::Config;
@@ -14,7 +13,7 @@ use crate::dns::{self, Counters, Leases, Resolver};
 use crate::flow::{self, Gate, Registry};
 use crate::net::{BoundDns, BoundTcp, Listener, OwnAddresses};
 use crate::pipeline::Shared;
-use crate::rt::Tasks;
+use crate::rt::{Drain, Tasks};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 use anyhow::Context;
@@ -62,7 +61,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         Some(helper) => {
             let applied = steer_settings(&config, &snapshot);
             let steering = Arc::new(Steering::new(helper.into_async()?, applied));
-            tasks.spawn("steering", until_drained(&tasks, steering.clone().watch(readiness.clone())));
+            tasks.spawn("steering", until(tasks.drain_signal(), steering.clone().watch(readiness.clone())));
             Some(steering)
         }
         None => None,
@@ -73,7 +72,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     open_doors(&running, prepared.explicit, Door::Explicit)?;
     open_dns(&running, &config, prepared.dns)?;
     let reaping = gate.clone();
-    tasks.spawn("reaper", until_drained(&tasks, async move { reaping.shared.upstream.reap().await }));
+    tasks.spawn("reaper", until(tasks.drain_signal(), async move { reaping.shared.upstream.reap().await }));
     watch_policies(&config, &tasks, &reloader);
     super::control::serve(&running, &config, &reloader, prepared.admin)?;
     readiness.doors_open(true);
@@ -92,22 +91,19 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn until_drained_work(mut drain: crate::rt::Drain, work: impl Future<Output = ()>) {
+/// Work that ends with the drain, wherever it is.
+async fn until(mut drain: Drain, work: impl Future<Output = ()>) {
     tokio::select! {
         () = work => {}
         () = drain.signalled() => {}
     }
 }
 
-fn until_drained(tasks: &Tasks, work: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send {
-    until_drained_work(tasks.drain_signal(), work)
-}
-
 fn open_doors(running: &Arc<Running>, bound: Vec<BoundTcp>, door: Door) -> anyhow::Result<()> {
     for listener in bound {
         let listener = listener.listen(running.gate.own.clone()).context("a door could not be opened")?;
         let tasks = &running.gate.tasks;
-        tasks.spawn("door", until_drained(tasks, accept(running.gate.clone(), listener, door)));
+        tasks.spawn("door", until(tasks.drain_signal(), accept(running.gate.clone(), listener, door)));
     }
     Ok(())
 }
@@ -138,7 +134,7 @@ fn open_dns(running: &Arc<Running>, config: &Config, bound: Vec<BoundDns>) -> an
             spawn: Arc::new(move |work| spawning.spawn("question", work)),
         };
         let door = dns::Door::over(udp.open()?, tcp.open()?, &config.limits.dns, parts);
-        gate.tasks.spawn("dns", until_drained(&gate.tasks, door.serve()));
+        gate.tasks.spawn("dns", until(gate.tasks.drain_signal(), door.serve()));
     }
     Ok(())
 }
@@ -156,7 +152,7 @@ fn watch_policies(config: &Arc<Config>, tasks: &Tasks, reloader: &Arc<Reloader>)
             let _ = reloader.reload("files").await;
         }
     };
-    tasks.spawn("watch", until_drained(tasks, work));
+    tasks.spawn("watch", until(tasks.drain_signal(), work));
 }
 
 /// Handles signals until one of them ends the daemon; gives its name.
@@ -174,6 +170,3 @@ async fn signals(reloader: &Arc<Reloader>) -> anyhow::Result<&'static str> {
         }
     }
 }
-
-/// Used by `control` to name the admin module's own types in one place.
-pub(super) type AdminBound = admin::Bound;

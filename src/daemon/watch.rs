@@ -1,7 +1,7 @@
 //! Sees that the policy folder has changed: whole files only, written and closed or moved in, or taken away.
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -11,7 +11,16 @@ use tokio::io::unix::AsyncFd;
 const SETTLE: Duration = Duration::from_millis(200);
 
 pub(super) struct Watch {
-    inotify: AsyncFd<Inotify>,
+    inotify: AsyncFd<Raw>,
+}
+
+/// nix gives the borrowed descriptor, tokio asks for its number.
+struct Raw(Inotify);
+
+impl AsRawFd for Raw {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
 }
 
 impl Watch {
@@ -20,7 +29,7 @@ impl Watch {
         let whole = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
         let gone = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
         inotify.add_watch(folder, whole | gone)?;
-        Ok(Self { inotify: AsyncFd::with_interest(inotify, Interest::READABLE)? })
+        Ok(Self { inotify: AsyncFd::with_interest(Raw(inotify), Interest::READABLE)? })
     }
 
     /// Waits for a change and for the quiet after it.
@@ -33,7 +42,7 @@ impl Watch {
     async fn next(&mut self) -> std::io::Result<()> {
         loop {
             let mut ready = self.inotify.readable().await?;
-            match ready.get_inner().read_events() {
+            match ready.get_inner().0.read_events() {
                 Ok(events) if events.iter().any(|event| event.name.as_ref().is_some_and(is_ours)) => return Ok(()),
                 Ok(_) => {}
                 Err(nix::errno::Errno::EAGAIN) => ready.clear_ready(),
@@ -47,10 +56,4 @@ impl Watch {
 fn is_ours(name: &std::ffi::OsString) -> bool {
     let name = name.to_string_lossy();
     !name.starts_with('.') && (name.ends_with(".toml") || name.ends_with(".rhai"))
-}
-
-impl std::fmt::Debug for Watch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Watch({:?})", self.inotify.get_ref().as_fd())
-    }
 }

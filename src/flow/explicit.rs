@@ -15,6 +15,7 @@ use crate::pipeline::{self, Asked, Facts, Flow, Rejected, Reply};
 use crate::policy::Refusal;
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
+use http_body::Body as _;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -57,7 +58,7 @@ pub(super) async fn serve(gate: &Arc<Gate>, identified: Identified) {
 async fn answer(flow: Arc<Flow>, claimed: Result<Asked, Box<Rejected>>, body: Body) -> Reply {
     match claimed {
         Ok(asked) => pipeline::exchange(&flow, asked, body).await,
-        Err(rejected) => pipeline::reject(&flow, *rejected, &body).await,
+        Err(rejected) => pipeline::reject(&flow, *rejected, !body.is_end_stream()).await,
     }
 }
 
@@ -124,7 +125,7 @@ async fn deny(
     pipeline::refuse(flow, &snapshot, &facts, &refusal).await;
     let page = pipeline::Page::of(&refusal, StatusCode::FORBIDDEN, &facts);
     let reply = async move |_, body: Body| {
-        let mut reply = page.reply(&body);
+        let mut reply = page.reply(!body.is_end_stream());
         reply.close = true;
         reply
     };

@@ -26,6 +26,7 @@ use crate::upstream::{Answer, Upstream, UpstreamError, Wire};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
+use http_body::Body as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -148,11 +149,11 @@ pub async fn exchange(flow: &Flow, asked: Asked, body: Body) -> Reply {
     let mut facts = Facts::of(&asked);
     let prepared = match judge::prepare(flow, &snapshot, asked, &mut facts).await {
         Ok(prepared) => prepared,
-        Err(stop) => return refused(flow, &snapshot, facts, stop, &body).await,
+        Err(stop) => return refused(flow, &snapshot, facts, stop, !body.is_end_stream()).await,
     };
     let ending = match record::allow(flow, &snapshot, &facts, &prepared).await {
         Ok(ending) => ending,
-        Err(stop) => return Page::of(&stop.refusal, stop.status, &facts).reply(&body),
+        Err(stop) => return Page::of(&stop.refusal, stop.status, &facts).reply(!body.is_end_stream()),
     };
     let upload = scan::outbound(flow, &prepared, body, &ending);
     let upload = match upload {
@@ -177,28 +178,28 @@ pub async fn exchange(flow: &Flow, asked: Asked, body: Body) -> Reply {
 }
 
 /// The page of a refusal that was recorded when its connection was decided.
-pub fn refusal_page(refusal: &Refusal, claimed: &Result<Asked, Box<Rejected>>, body: &Body) -> Reply {
+pub fn refusal_page(refusal: &Refusal, claimed: &Result<Asked, Box<Rejected>>, unread: bool) -> Reply {
     let facts = match claimed {
         Ok(asked) => Facts::of(asked),
         Err(rejected) => Facts::rejected(rejected),
     };
-    Page::of(refusal, status_of(refusal.reason), &facts).reply(body)
+    Page::of(refusal, status_of(refusal.reason), &facts).reply(unread)
 }
 
 /// Answers a request that has no place in the path: malformed, or contradicting its connection.
-pub async fn reject(flow: &Flow, rejected: Rejected, body: &Body) -> Reply {
+pub async fn reject(flow: &Flow, rejected: Rejected, unread: bool) -> Reply {
     let snapshot = flow.shared.snapshot.load_full();
     let facts = Facts::rejected(&rejected);
     let stop = Stop { refusal: rejected.refusal, status: rejected.status };
-    let mut reply = refused(flow, &snapshot, facts, stop, body).await;
+    let mut reply = refused(flow, &snapshot, facts, stop, unread).await;
     reply.close = true;
     reply
 }
 
-async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, facts: Facts, stop: Stop, body: &Body) -> Reply {
+async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, facts: Facts, stop: Stop, unread: bool) -> Reply {
     let page = Page::of(&stop.refusal, stop.status, &facts);
     refuse(flow, snapshot, &facts, &stop.refusal).await;
-    page.reply(body)
+    page.reply(unread)
 }
 
 fn relay(flow: &Flow, prepared: judge::Prepared, answer: Answer, ending: Arc<Ending>, facts: &Facts) -> Reply {
@@ -233,7 +234,7 @@ fn fail(ending: &Arc<Ending>, facts: &Facts, stop: Stop, error: Option<&Upstream
     let outcome = if error.is_some() && !stop.status.is_client_error() { Outcome::Failed } else { Outcome::Blocked };
     ending.finish(outcome, Some(stop.refusal.reason), Some(stop.refusal.detail.clone()));
     ending.status(stop.status);
-    let mut reply = Page::of(&stop.refusal, stop.status, facts).reply(&Body::Empty);
+    let mut reply = Page::of(&stop.refusal, stop.status, facts).reply(false);
     let body = std::mem::take(reply.response.body_mut());
     *reply.response.body_mut() = ending::counted_down(body, ending.clone());
     reply
