@@ -228,7 +228,9 @@ mod tests {
 
     #[test]
     fn numbers_that_resolvers_read_as_addresses_are_no_names() {
-        for text in ["127.1", "0x7f000001", "2130706433", "017700000001", "0177.0.0.1", "0", "a.0x7F", "1.2.3.4.5"] {
+        for text in
+            ["127.1", "0x7f000001", "2130706433", "017700000001", "0177.0.0.1", "0", "a.0x7F", "1.2.3.4.5"]
+        {
             assert_eq!(HostName::parse(text), Err(HostNameError::Numeric), "{text}");
         }
         assert_eq!(Host::parse("[::ffff:127.0.0.1]").unwrap(), Host::Ip("127.0.0.1".parse().unwrap()));
@@ -243,7 +245,9 @@ mod tests {
 
     #[test]
     fn authorities_are_strict() {
-        for text in ["", "a@b", "a:", "a:0", "a:+1", "a:65536", "a:1:2", "[::1]x", "[::1", "a:443@b:443", "::1"] {
+        for text in
+            ["", "a@b", "a:", "a:0", "a:+1", "a:65536", "a:1:2", "[::1]x", "[::1", "a:443@b:443", "::1"]
+        {
             assert!(Authority::parse(text).is_err(), "{text:?}");
         }
         assert_eq!(Authority::parse("[::1]:80").unwrap().to_string(), "[::1]:80");

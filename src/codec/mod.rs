@@ -1,1 +1,10 @@
-//! Wire formats: the ClientHello and HTTP/1 heads and bodies, strictly.
+//! Wire formats. HTTP/1 is read and written here, strictly and once: what is judged is regenerated from what was
+//! understood, so no second parser exists that could understand it otherwise. HTTP/2 is hyper's. Called by `flow`
+//! (client side) and `upstream` (server side).
+
+pub mod body;
+pub mod h1;
+mod recorded;
+
+pub use body::{Body, BodyError};
+pub use recorded::Recorded;

@@ -1,1 +1,16 @@
-//! Listeners, original destinations, our own addresses.
+//! Sockets at the doors: listeners, original destinations, our own addresses, real resets.
+//!
+//! Binding surfaces every start-up error before traffic flows: *bind, tell the addresses, run*. Nothing here spawns a
+//! task, judges a flow or dials; `daemon` binds, `flow` and `dns` use what is bound, `upstream/dial` asks
+//! [`OwnAddresses`] and takes its socket from [`outbound`].
+
+mod holder;
+mod listen;
+mod original;
+mod own;
+mod stream;
+
+pub use listen::{Accepted, BindError, BoundDns, BoundTcp, BoundUdp, Listener, bind_dns, bind_tcp, bind_udp};
+pub use original::{OriginalDstError, original_dst};
+pub use own::OwnAddresses;
+pub use stream::{outbound, reset};

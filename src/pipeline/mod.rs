@@ -1,1 +1,240 @@
-//! One exchange: judge, rewrite, scripts, DLP, credentials, send, redact, answer.
+//! One exchange, step by step: judge, rewrite, scripts, DLP on the head, record, credentials, send, and the answer's
+//! way back. Called by `flow` for every request of every door; nothing here knows how the bytes came in.
+
+mod answer;
+mod credentials;
+mod ending;
+mod hooks;
+mod judge;
+mod page;
+mod record;
+mod scan;
+mod settings;
+
+pub use ending::{Ending, Outcome};
+pub use hooks::on_tunnel;
+pub use page::{Page, status_of};
+pub use record::{Facts, decide, refuse};
+pub use settings::Settings;
+
+use crate::audit::{FlowId, Log};
+use crate::base::{Door, Host, HostName, Proto, Scheme};
+use crate::codec::Body;
+use crate::policy::{ClientId, Reason, Refusal, Refused, Snapshot};
+use crate::telemetry::Metrics;
+use crate::upstream::{Answer, Upstream, UpstreamError, Wire};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, StatusCode};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What every exchange of every flow uses.
+pub struct Shared {
+    pub snapshot: ArcSwap<Snapshot>,
+    pub upstream: Upstream,
+    pub log: Log,
+    pub metrics: Arc<Metrics>,
+    pub settings: Settings,
+}
+
+/// What is known of the connection that a request came in on.
+pub struct Flow {
+    pub shared: Arc<Shared>,
+    pub number: u64,
+    pub exchanges: AtomicU32,
+    /// The snapshot under which the connection was accepted, and its client there.
+    pub snapshot: Arc<Snapshot>,
+    pub client: ClientId,
+    pub interface: Option<Arc<str>>,
+    pub client_name: Arc<str>,
+    pub source: SocketAddr,
+    pub door: Door,
+    pub orig_dst: Option<SocketAddr>,
+    pub sni: Option<HostName>,
+    /// The client went to an address that we did not tell it for this name.
+    pub dst_mismatch: bool,
+}
+
+impl Flow {
+    /// Which client this is under another snapshot: found anew, since a reload may have moved or removed it.
+    pub fn client_in(&self, snapshot: &Arc<Snapshot>) -> Result<ClientId, Refusal> {
+        if Arc::ptr_eq(snapshot, &self.snapshot) {
+            return Ok(self.client);
+        }
+        let found = snapshot.client(self.interface.as_deref(), self.source.ip());
+        found.filter(|client| *snapshot.client_name(*client) == *self.client_name).ok_or_else(|| {
+            Refusal::new(Reason::UnknownClient, "after a reload this connection belongs to no client, or another")
+        })
+    }
+
+    /// The id of the flow's next decision.
+    pub fn next_id(&self) -> FlowId {
+        FlowId { flow: self.number, exchange: self.exchanges.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+}
+
+/// One request, with everything its flow states about its destination reconciled into one name and port.
+pub struct Asked {
+    pub scheme: Scheme,
+    pub host: Host,
+    pub port: u16,
+    pub method: Method,
+    /// Origin form: path and query.
+    pub target: String,
+    pub headers: HeaderMap,
+    pub proto: Proto,
+}
+
+/// A request that could not be claimed: what it said of itself, for the record, and why not.
+pub struct Rejected {
+    pub refusal: Refusal,
+    pub status: StatusCode,
+    pub authority: String,
+    pub method: String,
+    pub target: String,
+    pub scheme: Scheme,
+    pub proto: Proto,
+}
+
+/// What the client is told.
+pub struct Reply {
+    pub response: Response<Body>,
+    /// The length that an answer without body speaks of (HEAD, 304).
+    pub stated_length: Option<u64>,
+    /// The connection must not carry another request.
+    pub close: bool,
+    /// After `101`: the upstream connection, the bytes it had sent already, and the end record of the exchange.
+    pub switched: Option<Switched>,
+}
+
+pub struct Switched {
+    pub ahead: Bytes,
+    pub wire: Wire,
+    pub ending: Arc<Ending>,
+}
+
+/// A stop: the refusal, and what is known of the request for its record.
+pub(crate) struct Stop {
+    pub(crate) refusal: Refusal,
+    pub(crate) status: StatusCode,
+}
+
+impl Stop {
+    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self::from(Refusal::new(reason, detail))
+    }
+}
+
+impl From<Box<Refused>> for Stop {
+    fn from(refused: Box<Refused>) -> Self {
+        refused.refusal.into()
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        let status = status_of(refusal.reason);
+        Self { refusal, status }
+    }
+}
+
+/// Runs one request through the whole path. Always gives an answer for the client; exactly one decision record and,
+/// for what was let through, one end record come of it.
+pub async fn exchange(flow: &Flow, asked: Asked, body: Body) -> Reply {
+    let snapshot = flow.shared.snapshot.load_full();
+    let proto = asked.proto;
+    let mut facts = Facts::of(&asked);
+    let prepared = match judge::prepare(flow, &snapshot, asked, &mut facts).await {
+        Ok(prepared) => prepared,
+        Err(stop) => return refused(flow, &snapshot, facts, stop, &body).await,
+    };
+    let ending = match record::allow(flow, &snapshot, &facts, &prepared).await {
+        Ok(ending) => ending,
+        Err(stop) => return Page::of(&stop.refusal, stop.status, &facts).reply(&body),
+    };
+    let upload = scan::outbound(flow, &prepared, body, &ending);
+    let upload = match upload {
+        Ok(upload) => upload,
+        Err(stop) => return fail(&ending, &facts, stop, None),
+    };
+    let findings = upload.findings.clone();
+    let request = match credentials::into_request(&prepared, upload.body) {
+        Ok(request) => request,
+        Err(stop) => return fail(&ending, &facts, stop, None),
+    };
+    match flow.shared.upstream.send(request, proto).await {
+        Ok(answer) => relay(flow, prepared, answer, ending, &facts),
+        Err(error) => {
+            let stop = match findings.stop() {
+                Some(stop) => stop,
+                None => failure(&error),
+            };
+            fail(&ending, &facts, stop, Some(&error))
+        }
+    }
+}
+
+/// The page of a refusal that was recorded when its connection was decided.
+pub fn refusal_page(refusal: &Refusal, claimed: &Result<Asked, Box<Rejected>>, body: &Body) -> Reply {
+    let facts = match claimed {
+        Ok(asked) => Facts::of(asked),
+        Err(rejected) => Facts::rejected(rejected),
+    };
+    Page::of(refusal, status_of(refusal.reason), &facts).reply(body)
+}
+
+/// Answers a request that has no place in the path: malformed, or contradicting its connection.
+pub async fn reject(flow: &Flow, rejected: Rejected, body: &Body) -> Reply {
+    let snapshot = flow.shared.snapshot.load_full();
+    let facts = Facts::rejected(&rejected);
+    let stop = Stop { refusal: rejected.refusal, status: rejected.status };
+    let mut reply = refused(flow, &snapshot, facts, stop, body).await;
+    reply.close = true;
+    reply
+}
+
+async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, facts: Facts, stop: Stop, body: &Body) -> Reply {
+    let page = Page::of(&stop.refusal, stop.status, &facts);
+    refuse(flow, snapshot, &facts, &stop.refusal).await;
+    page.reply(body)
+}
+
+fn relay(flow: &Flow, prepared: judge::Prepared, answer: Answer, ending: Arc<Ending>, facts: &Facts) -> Reply {
+    ending.answered_by(answer.from, answer.version);
+    match answer::relay(flow, &prepared, answer, &ending) {
+        Ok(reply) => reply,
+        Err(stop) => fail(&ending, facts, stop, None),
+    }
+}
+
+fn failure(error: &UpstreamError) -> Stop {
+    let reason = error.reason();
+    let status = match error {
+        UpstreamError::HeadTimeout | UpstreamError::ConnectTimeout => StatusCode::GATEWAY_TIMEOUT,
+        UpstreamError::Blocked(_) => StatusCode::FORBIDDEN,
+        UpstreamError::RequestBody(_) => StatusCode::BAD_REQUEST,
+        UpstreamError::Dns(_)
+        | UpstreamError::Connect(_)
+        | UpstreamError::Certificate(_)
+        | UpstreamError::Tls(_)
+        | UpstreamError::NoCommonProtocol
+        | UpstreamError::Protocol(_)
+        | UpstreamError::Closed
+        | UpstreamError::Stale
+        | UpstreamError::Io(_) => StatusCode::BAD_GATEWAY,
+    };
+    Stop { refusal: Refusal::new(reason, error.to_string()), status }
+}
+
+/// The answer to an exchange that was let through and came to nothing.
+fn fail(ending: &Arc<Ending>, facts: &Facts, stop: Stop, error: Option<&UpstreamError>) -> Reply {
+    let outcome = if error.is_some() && !stop.status.is_client_error() { Outcome::Failed } else { Outcome::Blocked };
+    ending.finish(outcome, Some(stop.refusal.reason), Some(stop.refusal.detail.clone()));
+    ending.status(stop.status);
+    let mut reply = Page::of(&stop.refusal, stop.status, facts).reply(&Body::Empty);
+    let body = std::mem::take(reply.response.body_mut());
+    *reply.response.body_mut() = ending::counted_down(body, ending.clone());
+    reply
+}

@@ -1,1 +1,41 @@
-//! What may leave: pure and synchronous judging.
+//! What may leave: policy files in, verdicts out. Pure and synchronous; no socket, no clock, no task.
+//!
+//! `file` reads TOML, `resolve` joins files into rules, [`Snapshot`] holds them with secrets and detectors; `request`
+//! (with `path`, `query`, `fields`) makes the canonical request; `index`, `matching` and `judge` decide; `verdict` is
+//! what a decision gives. `cases` and `explain` serve people. Reading files happens in `snapshot` and `cases` only.
+
+mod cases;
+mod client;
+mod explain;
+mod fields;
+mod file;
+mod index;
+mod judge;
+mod matching;
+mod path;
+mod pattern;
+mod problem;
+mod query;
+mod reason;
+mod request;
+mod request_line;
+mod resolve;
+mod rule;
+mod snapshot;
+mod verdict;
+
+pub use cases::{CaseReport, Failure};
+pub use client::ClientId;
+pub use explain::{Explanation, Finding, Verdict};
+pub use matching::Stage;
+pub use path::Malformed;
+pub use problem::{Problem, Problems, SourceFile};
+pub use reason::Reason;
+pub use request::{CanonicalRequest, Change};
+pub use request_line::{RequestLineError, read_request_line};
+pub use rule::{Action, ClientCertificate, Dlp, Inject, OnMatch, RequestEdits, ResponseEdits, Rule, Tls};
+pub use snapshot::{LoadOptions, Snapshot, environment_names};
+pub use verdict::{
+    ConnectVerdict, DialRight, DnsVerdict, InterceptPermit, MintRight, Permit, PrivateGrant, Refusal,
+    Refused, TunnelPermit,
+};

@@ -1,1 +1,136 @@
-//! Dialling what was permitted, TLS to it, and the pool of connections.
+//! The other side: dialling what was permitted, TLS to it, HTTP on it, and the pool. Called by `pipeline` for
+//! exchanges and by `flow` for tunnels; both must show a right that only judging gives.
+
+mod dial;
+mod error;
+mod h1;
+mod h2;
+mod pool;
+mod request;
+mod settings;
+mod wire;
+
+pub use error::UpstreamError;
+pub use request::{Answer, UpstreamRequest};
+pub use settings::Settings;
+pub use wire::Wire;
+
+use crate::base::{Proto, Scheme, UpstreamAddr};
+use crate::dns::Resolver;
+use crate::net::OwnAddresses;
+use crate::policy::{DialRight, TunnelPermit};
+use crate::rt::Tasks;
+use pool::{Key, Pool};
+use std::sync::Arc;
+use tokio::net::TcpStream;
+
+/// Everything needed to reach upstream hosts; shared by all flows.
+pub struct Upstream {
+    dialler: dial::Dialler,
+    pool: Arc<Pool>,
+    settings: Settings,
+    tasks: Tasks,
+}
+
+impl Upstream {
+    pub fn new(
+        settings: Settings,
+        resolver: Arc<Resolver>,
+        own: Arc<OwnAddresses>,
+        anchors: crate::tls::Anchors,
+        tasks: Tasks,
+    ) -> Result<Self, crate::tls::ClientError> {
+        let dialler = dial::Dialler::new(&settings, resolver, own, anchors)?;
+        let pool = Arc::new(Pool::new(&settings));
+        Ok(Self { dialler, pool, settings, tasks })
+    }
+
+    /// Sends one judged request and waits for the head of its answer. `client` is the protocol the client speaks,
+    /// which the upstream side follows where the origin lets it.
+    ///
+    /// A request without body is repeated once, on a fresh connection, when the pooled one turns out to be dead
+    /// before anything came back.
+    pub async fn send(&self, request: UpstreamRequest, client: Proto) -> Result<Answer, UpstreamError> {
+        let key = Key::new(&request.right);
+        let wants_h1 = client == Proto::H1 || request.websocket || request.right.scheme() == Scheme::Http;
+        if wants_h1 { self.send_h1(key, request).await } else { self.send_h2(key, request).await }
+    }
+
+    async fn send_h1(&self, key: Key, request: UpstreamRequest) -> Result<Answer, UpstreamError> {
+        let mut request = request;
+        if let Some(held) = self.pool.take_h1(&key) {
+            let again = request.repeatable();
+            match h1::exchange(held, request, self, &key).await {
+                Err(UpstreamError::Stale) => {
+                    let Some(copy) = again else { return Err(UpstreamError::Closed) };
+                    request = copy;
+                }
+                other => return other,
+            }
+        }
+        match self.dialler.connect(&request.right, &[Proto::H1]).await {
+            Ok(dialled) => h1::exchange(h1::Connection::new(dialled), request, self, &key).await,
+            Err(UpstreamError::NoCommonProtocol) => self.send_h2(key, request).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send_h2(&self, key: Key, request: UpstreamRequest) -> Result<Answer, UpstreamError> {
+        let mut request = request;
+        let cell = self.pool.h2_cell(&key);
+        if let Some(held) = cell.current() {
+            let again = request.repeatable();
+            match h2::exchange(held, request, self).await {
+                Err(UpstreamError::Stale) => {
+                    cell.forget();
+                    let Some(copy) = again else { return Err(UpstreamError::Closed) };
+                    request = copy;
+                }
+                other => return other,
+            }
+        }
+        if let Some(held) = self.pool.take_h1(&key) {
+            return h1::exchange(held, request, self, &key).await;
+        }
+        // One dial at a time for each key: whoever waits uses what the first one opened.
+        let turn = cell.turn().await;
+        if let Some(held) = cell.current() {
+            drop(turn);
+            return h2::exchange(held, request, self).await;
+        }
+        let dialled = self.dialler.connect(&request.right, &[Proto::H2, Proto::H1]).await?;
+        if dialled.proto == Proto::H1 {
+            drop(turn);
+            return h1::exchange(h1::Connection::new(dialled), request, self, &key).await;
+        }
+        let connection = h2::Connection::open(dialled, self).await?;
+        cell.set(connection.clone());
+        drop(turn);
+        h2::exchange(connection, request, self).await
+    }
+
+    /// Opens a connection for bytes that are relayed unread.
+    pub async fn tunnel(&self, permit: &TunnelPermit) -> Result<(TcpStream, UpstreamAddr), UpstreamError> {
+        self.dialler.tcp(permit.dial()).await
+    }
+
+    /// Fails where a right leads only to addresses that the guard refuses. Costs nothing while a connection for it is
+    /// pooled or its addresses are cached.
+    pub async fn guard(&self, right: &DialRight) -> Result<(), UpstreamError> {
+        self.dialler.candidates(right).await.map(|_| ())
+    }
+
+    /// Closes what has been idle for too long; run by a task of its own until the process ends.
+    pub async fn reap(&self) {
+        let mut tick = tokio::time::interval(self.settings.idle / 4);
+        loop {
+            tick.tick().await;
+            self.pool.expire();
+        }
+    }
+
+    /// Connections open and idle, for metrics.
+    pub fn idle_connections(&self) -> usize {
+        self.pool.len()
+    }
+}

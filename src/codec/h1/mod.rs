@@ -1,0 +1,17 @@
+//! HTTP/1.1 (RFC 9112), read strictly and written canonically, for both sides of the gate.
+//!
+//! `head` and `chunked` are pure parsers with three answers (yes, no, need more); `reader` and `writer` move bytes.
+
+mod chunked;
+mod framing;
+mod head;
+mod lines;
+mod message;
+mod reader;
+mod writer;
+
+pub use framing::{Framing, Persistence};
+pub use head::{HeadError, HeadLimits, MAX_FIELDS, RequestHead, ResponseHead, parse_request, parse_response};
+pub use message::{Left, MessageBody, Pace, Slot};
+pub use reader::{ReadError, Reader};
+pub use writer::{WriteError, encode_request, encode_response, framing_of, write_message};

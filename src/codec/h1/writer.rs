@@ -1,0 +1,229 @@
+//! Writes HTTP/1 messages: canonical heads, and bodies frame by frame with one system call where one will do.
+
+use super::Framing;
+use crate::codec::{Body, BodyError};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http_body::{Body as HttpBody, Frame};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::Poll;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+/// Up to this size a piece of body is copied behind the bytes that are waiting, so that both leave together.
+const COPY: usize = 8 * 1024;
+
+/// `METHOD target HTTP/1.1`, the canonical Host, the fields, and the framing of the body that will follow.
+pub fn encode_request(out: &mut BytesMut, method: &Method, target: &str, host: &str, headers: &HeaderMap, body: Framing) {
+    out.reserve(64 + method.as_str().len() + target.len() + host.len() + headers.len() * 48);
+    out.put_slice(method.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(target.as_bytes());
+    out.put_slice(b" HTTP/1.1\r\nhost: ");
+    out.put_slice(host.as_bytes());
+    out.put_slice(b"\r\n");
+    fields(out, headers);
+    framing(out, body);
+    // A method that usually has a body says so when it has none (RFC 9110 section 8.6).
+    if body == Framing::None && matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
+        out.put_slice(b"content-length: 0\r\n");
+    }
+    out.put_slice(b"\r\n");
+}
+
+/// A status line, the fields, the framing, and whether the connection ends with this answer. `stated` is the length
+/// that an answer without body (to HEAD, or 304) speaks of.
+pub fn encode_response(
+    out: &mut BytesMut,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: Framing,
+    stated: Option<u64>,
+    close: bool,
+) {
+    out.reserve(64 + headers.len() * 48);
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(status.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(status.canonical_reason().unwrap_or("").as_bytes());
+    out.put_slice(b"\r\n");
+    fields(out, headers);
+    match (body, stated) {
+        (Framing::None, Some(n)) => length(out, n),
+        (Framing::None, None) if !status.is_informational() && status != StatusCode::NO_CONTENT => {
+            // 304 without a stated length has none to state.
+            if status != StatusCode::NOT_MODIFIED {
+                length(out, 0);
+            }
+        }
+        _ => framing(out, body),
+    }
+    if close {
+        out.put_slice(b"connection: close\r\n");
+    }
+    out.put_slice(b"\r\n");
+}
+
+fn fields(out: &mut BytesMut, headers: &HeaderMap) {
+    for (name, value) in headers {
+        out.reserve(name.as_str().len() + value.len() + 4);
+        out.put_slice(name.as_str().as_bytes());
+        out.put_slice(b": ");
+        out.put_slice(value.as_bytes());
+        out.put_slice(b"\r\n");
+    }
+}
+
+fn framing(out: &mut BytesMut, body: Framing) {
+    match body {
+        Framing::None | Framing::UntilClose => {}
+        Framing::Length(n) => length(out, n),
+        Framing::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
+    }
+}
+
+fn length(out: &mut BytesMut, n: u64) {
+    out.put_slice(b"content-length: ");
+    out.put_slice(HeaderValue::from(n).as_bytes());
+    out.put_slice(b"\r\n");
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The peer we write to.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The side the body comes from.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    #[error("the body is not as long as its head says")]
+    Length,
+}
+
+/// Writes the waiting `head` and then the body. Gives the number of body bytes. After an error the connection must
+/// be closed: the message is visibly incomplete.
+pub async fn write_message<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    mut waiting: BytesMut,
+    body: &mut Body,
+    framing: Framing,
+    sent: &mut u64,
+) -> Result<(), WriteError> {
+    let mut left = if let Framing::Length(n) = framing { n } else { u64::MAX };
+    loop {
+        // Whatever is waiting leaves before we wait for more of the body.
+        let frame = match poll_once(body).await {
+            Some(frame) => frame,
+            None => {
+                write_out(io, &mut waiting, &[]).await?;
+                io.flush().await?;
+                poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+            }
+        };
+        let Some(frame) = frame else { break };
+        match frame?.into_data() {
+            Ok(data) if data.is_empty() => {}
+            Ok(data) => {
+                left = left.checked_sub(data.len() as u64).ok_or(WriteError::Length)?;
+                *sent += data.len() as u64;
+                write_data(io, &mut waiting, data, framing).await?;
+            }
+            Err(frame) => {
+                if let (Framing::Chunked, Ok(trailers)) = (framing, frame.into_trailers()) {
+                    waiting.put_slice(b"0\r\n");
+                    fields(&mut waiting, &trailers);
+                    waiting.put_slice(b"\r\n");
+                    return finish(io, waiting).await;
+                }
+                break;
+            }
+        }
+    }
+    match framing {
+        Framing::Length(_) if left > 0 => return Err(WriteError::Length),
+        Framing::Chunked => waiting.put_slice(b"0\r\n\r\n"),
+        Framing::None | Framing::Length(_) | Framing::UntilClose => {}
+    }
+    finish(io, waiting).await
+}
+
+async fn finish<W: AsyncWrite + Unpin>(io: &mut W, mut waiting: BytesMut) -> Result<(), WriteError> {
+    write_out(io, &mut waiting, &[]).await?;
+    io.flush().await?;
+    Ok(())
+}
+
+async fn write_data<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    waiting: &mut BytesMut,
+    data: Bytes,
+    framing: Framing,
+) -> Result<(), WriteError> {
+    let end: &[u8] = if framing == Framing::Chunked {
+        put_hex(waiting, data.len());
+        b"\r\n"
+    } else {
+        b""
+    };
+    if data.len() <= COPY {
+        waiting.put_slice(&data);
+        waiting.put_slice(end);
+        if waiting.len() > COPY {
+            write_out(io, waiting, &[]).await?;
+        }
+    } else {
+        write_out(io, waiting, &data).await?;
+        waiting.put_slice(end);
+    }
+    Ok(())
+}
+
+fn put_hex(out: &mut BytesMut, n: usize) {
+    use std::fmt::Write;
+    // Writing into memory cannot fail.
+    let _ = write!(out, "{n:x}\r\n");
+}
+
+/// Writes what waits and then `data`, together where the I/O object takes several pieces.
+async fn write_out<W: AsyncWrite + Unpin>(io: &mut W, waiting: &mut BytesMut, data: &[u8]) -> io::Result<()> {
+    let (mut first, mut second): (&[u8], &[u8]) = (waiting, data);
+    while !first.is_empty() {
+        let n = poll_fn(|cx| {
+            Pin::new(&mut *io).poll_write_vectored(cx, &[IoSlice::new(first), IoSlice::new(second)])
+        })
+        .await?;
+        if n == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let of_first = n.min(first.len());
+        first = first.get(of_first..).unwrap_or_default();
+        second = second.get(n - of_first..).unwrap_or_default();
+    }
+    io.write_all(second).await?;
+    waiting.clear();
+    Ok(())
+}
+
+/// The body's next frame if it is there already. `None`: it would have to be waited for.
+async fn poll_once(body: &mut Body) -> Option<Option<Result<Frame<Bytes>, BodyError>>> {
+    poll_fn(|cx| {
+        Poll::Ready(match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Ready(frame) => Some(frame),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+/// The framing that a body asks for: none, its exact length, or chunks.
+pub fn framing_of(body: &Body) -> Framing {
+    if body.is_end_stream() {
+        return Framing::None;
+    }
+    match body.size_hint().exact() {
+        Some(0) => Framing::None,
+        Some(n) => Framing::Length(n),
+        None => Framing::Chunked,
+    }
+}

@@ -1,0 +1,160 @@
+//! The file as it stands: a mirror for serde, private to the parser, and the places in its text.
+
+use super::Mode;
+use crate::base::HostName;
+use crate::policy::{Problem, Problems};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    pub(super) mode: Option<Mode>,
+    pub(super) policies: Option<PathBuf>,
+    pub(super) user: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) listen: Listen,
+    #[serde(default)]
+    pub(super) ca: Ca,
+    #[serde(default)]
+    pub(super) resolver: Resolver,
+    #[serde(default)]
+    pub(super) upstream: Upstream,
+    #[serde(default)]
+    pub(super) audit: Audit,
+    #[serde(default)]
+    pub(super) admin: Admin,
+    #[serde(default)]
+    pub(super) steer: Steer,
+    #[serde(default)]
+    pub(super) limits: BTreeMap<String, Spanned<toml::Value>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Listen {
+    pub(super) transparent: Vec<Spanned<String>>,
+    pub(super) explicit: Vec<Spanned<String>>,
+    pub(super) dns: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Ca {
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+    #[serde(deserialize_with = "names")]
+    pub(super) name_constraints: Vec<HostName>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Resolver {
+    pub(super) upstreams: Option<OneOrMany>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMany {
+    One(Spanned<String>),
+    Many(Vec<Spanned<String>>),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Upstream {
+    pub(super) roots: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Audit {
+    pub(super) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Admin {
+    pub(super) socket: Option<PathBuf>,
+    pub(super) http: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Steer {
+    pub(super) manage: Option<bool>,
+    pub(super) interfaces: Vec<String>,
+    pub(super) networks: Vec<Spanned<String>>,
+}
+
+fn names<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<HostName>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| HostName::from_operator(text).map_err(serde::de::Error::custom)).collect()
+}
+
+/// The text of the file, for places.
+pub(super) struct Source<'a> {
+    pub(super) path: &'a Path,
+    text: &'a str,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
+        Self { path, text }
+    }
+
+    pub(super) fn parse(&self) -> Result<Raw, Problems> {
+        toml::from_str(self.text).map_err(|error| {
+            let message = error.message().to_owned();
+            Problems::one(self.spanned(error.span().unwrap_or(0..0), message))
+        })
+    }
+
+    /// A problem at a value.
+    pub(super) fn at<T>(&self, value: &Spanned<T>, message: impl Into<String>) -> Problem {
+        self.spanned(value.span(), message)
+    }
+
+    /// A problem at the first line that holds `key`; at the top of the file where none does.
+    pub(super) fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
+        let word = key.rsplit('.').next().unwrap_or(key);
+        let start = self.text.find(word).unwrap_or(0);
+        self.spanned(start..start, message)
+    }
+
+    fn spanned(&self, span: Range<usize>, message: impl Into<String>) -> Problem {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let mut problem = Problem::with_file(self.path, message);
+        problem.line = before.matches('\n').count() + 1;
+        problem.column = before.get(line_start..).map_or(0, |line| line.chars().count()) + 1;
+        problem
+    }
+
+    pub(super) fn addresses(&self, texts: &[Spanned<String>], problems: &mut Vec<Problem>) -> Vec<SocketAddr> {
+        texts.iter().filter_map(|text| self.address(text, problems)).collect()
+    }
+
+    pub(super) fn address(&self, text: &Spanned<String>, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
+        match text.as_ref().parse() {
+            Ok(address) => Some(address),
+            Err(_) => {
+                let help = "write ADDRESS:PORT, an IPv6 address in brackets; names are not looked up here";
+                problems.push(self.at(text, "not an address and a port").help(help));
+                None
+            }
+        }
+    }
+
+    /// A resolver's address, whose port may be left out.
+    pub(super) fn server(&self, text: &Spanned<String>, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
+        match text.as_ref().parse::<IpAddr>() {
+            Ok(ip) => Some(SocketAddr::new(ip, 53)),
+            Err(_) => self.address(text, problems),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Third step: one name for the connection, and the policy asked once. What comes out says what is done, and holds the
+//! right to do it.
+
+use super::claim::Connection;
+use super::registry::Ticket;
+use super::sniff::{FirstBytes, Sniffed};
+use super::Gate;
+use crate::base::{Host, OriginalDst, Scheme};
+use crate::pipeline::{Facts, Flow};
+use crate::policy::{ConnectVerdict, MintRight, Reason, Refusal, TunnelPermit};
+use crate::tls::{Alert, HelloError, Opening, Sni};
+use bytes::Bytes;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+
+pub(super) enum Decided {
+    /// Requests in clear text.
+    Plain(Plain),
+    /// TLS that ends here.
+    Intercept(Intercepted),
+    Tunnel(Tunnelled),
+    Refused(Refused),
+}
+
+pub(super) struct Plain {
+    pub(super) stream: TcpStream,
+    pub(super) ahead: Bytes,
+    pub(super) flow: Flow,
+    pub(super) ticket: Ticket,
+    pub(super) connection: Connection,
+}
+
+pub(super) struct Intercepted {
+    pub(super) stream: TcpStream,
+    pub(super) opening: Box<Opening>,
+    pub(super) flow: Flow,
+    pub(super) ticket: Ticket,
+    pub(super) connection: Connection,
+    pub(super) mint: MintRight,
+    /// Every request is answered with this refusal's page; its record is written already.
+    pub(super) page: Option<Refusal>,
+}
+
+pub(super) struct Tunnelled {
+    pub(super) stream: TcpStream,
+    /// What was read of the client's bytes, to be sent on.
+    pub(super) ahead: Bytes,
+    pub(super) flow: Flow,
+    pub(super) ticket: Ticket,
+    pub(super) permit: TunnelPermit,
+    pub(super) facts: Facts,
+}
+
+pub(super) struct Refused {
+    pub(super) stream: TcpStream,
+    pub(super) flow: Flow,
+    pub(super) ticket: Ticket,
+    pub(super) facts: Facts,
+    pub(super) refusal: Refusal,
+    pub(super) how: How,
+}
+
+/// How a connection is told no.
+pub(super) enum How {
+    Reset,
+    /// A TLS alert, then the end.
+    Alert(Vec<u8>),
+    /// A page inside TLS, where the name is one that a leaf can be minted for.
+    Page(Box<Opening>, Connection),
+}
+
+/// A connection of the transparent door.
+pub(super) async fn connection(gate: &Arc<Gate>, sniffed: Sniffed) -> Option<Decided> {
+    let Sniffed { stream, flow, ticket, target, first, ahead } = sniffed;
+    if let FirstBytes::Unread = first {
+        return Some(unread(gate, stream, flow, ticket, target));
+    }
+    let port = target.0.port();
+    Some(first_bytes(gate, Bound { stream, ahead, flow, ticket, port, named: None, target: Some(target) }, first))
+}
+
+/// A connection whose first bytes are known, with the name that CONNECT gave it, if that is how it came.
+pub(super) struct Bound {
+    pub(super) stream: TcpStream,
+    pub(super) ahead: Bytes,
+    pub(super) flow: Flow,
+    pub(super) ticket: Ticket,
+    pub(super) port: u16,
+    pub(super) named: Option<Host>,
+    pub(super) target: Option<OriginalDst>,
+}
+
+pub(super) fn first_bytes(gate: &Arc<Gate>, bound: Bound, first: FirstBytes) -> Decided {
+    match first {
+        FirstBytes::Tls(opening) => tls(gate, bound, opening),
+        FirstBytes::BadTls(error) => bad_tls(bound, &error),
+        FirstBytes::Http if bound.port != 443 => {
+            let Bound { stream, ahead, flow, ticket, port, named, .. } = bound;
+            let connection = Connection { scheme: Scheme::Http, host: named, port };
+            Decided::Plain(Plain { stream, ahead, flow, ticket, connection })
+        }
+        FirstBytes::Http => refused(bound, "http/1.1", Reason::Protocol, "HTTP in clear text on the port of HTTPS"),
+        FirstBytes::Other | FirstBytes::Unread => {
+            refused(bound, "tcp", Reason::Protocol, "the first bytes are neither TLS nor HTTP")
+        }
+    }
+}
+
+fn tls(gate: &Arc<Gate>, mut bound: Bound, opening: Box<Opening>) -> Decided {
+    if bound.port == 80 {
+        return refused(bound, "tls", Reason::Protocol, "TLS on the port of HTTP in clear text");
+    }
+    let sni = match opening.hello.sni.clone() {
+        Sni::Name(name) => {
+            bound.flow.sni = Some(name.clone());
+            Some(Host::Name(name))
+        }
+        Sni::Address(address) => Some(Host::Ip(address.to_canonical())),
+        Sni::Absent => None,
+        Sni::Invalid => {
+            let alert = Alert::UnrecognizedName.record().to_vec();
+            return refused_by(bound, "tls", Reason::BadRequest, "the SNI is no host name", How::Alert(alert));
+        }
+    };
+    let literal = bound.target.map(|target| Host::Ip(target.0.ip().to_canonical()));
+    let host = match (&bound.named, sni, literal) {
+        (Some(named), Some(sni), _) if *named != sni => {
+            let detail = format!("CONNECT names {named}, the ClientHello {sni}");
+            let alert = Alert::UnrecognizedName.record().to_vec();
+            return refused_by(bound, "tls", Reason::SniMismatch, &detail, How::Alert(alert));
+        }
+        (Some(named), _, _) => named.clone(),
+        // An address in the SNI is only believed where it is the address that was dialled.
+        (None, Some(Host::Ip(stated)), Some(Host::Ip(dialled))) if stated != dialled => {
+            let alert = Alert::UnrecognizedName.record().to_vec();
+            return refused_by(bound, "tls", Reason::SniMismatch, "the SNI is another address", How::Alert(alert));
+        }
+        (None, Some(sni), _) => sni,
+        (None, None, Some(literal)) => literal,
+        (None, None, None) => return refused(bound, "tls", Reason::NoAuthority, "no name and no address"),
+    };
+    named_tls(gate, bound, opening, host)
+}
+
+fn named_tls(gate: &Arc<Gate>, mut bound: Bound, opening: Box<Opening>, host: Host) -> Decided {
+    bound.ticket.named(host.to_string());
+    if let (Host::Name(name), Some(target)) = (&host, bound.target) {
+        bound.flow.dst_mismatch = !gate.leases.told(gate.registry.client_number(&bound.flow.client_name), target.0.ip().to_canonical(), name);
+    }
+    let connection = Connection { scheme: Scheme::Https, host: Some(host.clone()), port: bound.port };
+    let snapshot = bound.flow.shared.snapshot.load_full();
+    let verdict = match bound.flow.client_in(&snapshot) {
+        Ok(client) => snapshot.judge_connect(client, &host, bound.port),
+        Err(refusal) => ConnectVerdict::Refuse(refusal),
+    };
+    let Bound { stream, ahead, flow, ticket, .. } = bound;
+    let facts = facts(&host, connection.port, "tls", Some(Scheme::Https));
+    match verdict {
+        ConnectVerdict::Tunnel(permit) => Decided::Tunnel(Tunnelled { stream, ahead, flow, ticket, permit, facts }),
+        ConnectVerdict::Intercept(_) if opening.hello.alpn.is_foreign() => {
+            let refusal = Refusal::new(Reason::Alpn, "the client offers neither h2 nor http/1.1");
+            let how = How::Alert(Alert::NoApplicationProtocol.record().to_vec());
+            Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how })
+        }
+        ConnectVerdict::Intercept(permit) => {
+            let mint = permit.mint();
+            Decided::Intercept(Intercepted { stream, opening, flow, ticket, connection, mint, page: None })
+        }
+        ConnectVerdict::Refuse(refusal) => {
+            let how = match refusal.mint().is_some() && !opening.hello.alpn.is_foreign() {
+                true => How::Page(opening, connection),
+                false => How::Alert(Alert::AccessDenied.record().to_vec()),
+            };
+            Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how })
+        }
+    }
+}
+
+/// A port that a rule opens for raw TCP: the lease is the identity, and an ambiguous one is refused.
+fn unread(gate: &Arc<Gate>, stream: TcpStream, flow: Flow, ticket: Ticket, target: OriginalDst) -> Decided {
+    let (ip, port) = (target.0.ip().to_canonical(), target.0.port());
+    let names = gate.leases.names(gate.registry.client_number(&flow.client_name), ip);
+    let snapshot = flow.shared.snapshot.load_full();
+    let host = match names.as_slice() {
+        [] => Host::Ip(ip),
+        [name] => Host::Name(name.clone()),
+        [..] => {
+            let refusal = Refusal::new(Reason::NoAuthority, "this address was given for more than one name");
+            let facts = facts(&Host::Ip(ip), port, "tcp", Some(Scheme::Tcp));
+            return Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how: How::Reset });
+        }
+    };
+    ticket.named(host.to_string());
+    let facts = facts(&host, port, "tcp", Some(Scheme::Tcp));
+    match flow.client_in(&snapshot).and_then(|client| snapshot.judge_tcp(client, &host, port)) {
+        Ok(permit) => Decided::Tunnel(Tunnelled { stream, ahead: Bytes::new(), flow, ticket, permit, facts }),
+        Err(refusal) => Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how: How::Reset }),
+    }
+}
+
+/// Raw TCP inside CONNECT: the name is the one that CONNECT gave.
+pub(super) fn raw_named(bound: Bound) -> Decided {
+    let Bound { stream, ahead, flow, ticket, port, named, .. } = bound;
+    let snapshot = flow.shared.snapshot.load_full();
+    let Some(host) = named else {
+        let refusal = Refusal::new(Reason::NoAuthority, "raw TCP without a name");
+        let facts = Facts::connection(String::new(), "tcp");
+        return Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how: How::Reset });
+    };
+    let facts = facts(&host, port, "tcp", Some(Scheme::Tcp));
+    match flow.client_in(&snapshot).and_then(|client| snapshot.judge_tcp(client, &host, port)) {
+        Ok(permit) => Decided::Tunnel(Tunnelled { stream, ahead, flow, ticket, permit, facts }),
+        Err(refusal) => Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how: How::Reset }),
+    }
+}
+
+fn bad_tls(bound: Bound, error: &HelloError) -> Decided {
+    let reason = match error {
+        HelloError::OldVersion { .. } => Reason::TlsVersion,
+        HelloError::NotTls => Reason::Protocol,
+        HelloError::Malformed { .. } | HelloError::TooLarge => Reason::BadRequest,
+    };
+    let how = error.alert().map_or(How::Reset, How::Alert);
+    refused_by(bound, "tls", reason, &error.to_string(), how)
+}
+
+fn refused(bound: Bound, proto: &'static str, reason: Reason, detail: &str) -> Decided {
+    refused_by(bound, proto, reason, detail, How::Reset)
+}
+
+fn refused_by(bound: Bound, proto: &'static str, reason: Reason, detail: &str, how: How) -> Decided {
+    let Bound { stream, flow, ticket, port, named, .. } = bound;
+    let facts = match &named {
+        Some(host) => facts(host, port, proto, None),
+        None => Facts::connection(String::new(), proto),
+    };
+    Decided::Refused(Refused { stream, flow, ticket, facts, refusal: Refusal::new(reason, detail), how })
+}
+
+fn facts(host: &Host, port: u16, proto: &'static str, scheme: Option<Scheme>) -> Facts {
+    let mut facts = Facts::connection(format!("{host}:{port}"), proto);
+    facts.scheme = scheme;
+    facts
+}

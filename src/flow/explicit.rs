@@ -1,0 +1,133 @@
+//! The explicit door: requests in absolute form, and CONNECT, inside of which everything takes the same path as a
+//! transparent connection.
+
+use super::claim::{self, Connection, Explicit};
+use super::decide::{self, Bound};
+use super::h1::{self, Client, Next, Shape};
+use super::registry::Ticket;
+use super::sniff;
+use super::target::Identified;
+use super::{Gate, carry_out};
+use crate::base::{Host, Scheme};
+use crate::codec::h1::{Framing, Reader, encode_response, write_message};
+use crate::codec::Body;
+use crate::pipeline::{self, Asked, Facts, Flow, Rejected, Reply};
+use crate::policy::Refusal;
+use bytes::BytesMut;
+use http::{HeaderMap, StatusCode};
+use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+/// What the door itself binds: nothing but clear text.
+const UNBOUND: Connection = Connection { scheme: Scheme::Http, host: None, port: 80 };
+
+pub(super) async fn serve(gate: &Arc<Gate>, identified: Identified) {
+    let Identified { stream, flow, ticket } = identified;
+    let flow = Arc::new(flow);
+    let (read, writer) = tokio::io::split(stream);
+    let mut connection = Client { reader: Reader::new(read), writer, eof_is_the_end: false };
+    let mut first = true;
+    loop {
+        let (shape, claimed) = match h1::next_head(gate, &mut connection.reader, first).await {
+            Next::Head(head) => {
+                let shape = Shape::of(&head);
+                match claim::explicit(*head) {
+                    Ok(Explicit::Request(asked)) => (shape, Ok(asked)),
+                    Ok(Explicit::Connect { host, port }) => {
+                        return Box::pin(connect(gate, connection, flow, ticket, host, port)).await;
+                    }
+                    Err(rejected) => (shape, Err(rejected)),
+                }
+            }
+            Next::Bad(error) => (Shape::closing(), Err(h1::bad_head(&error, &UNBOUND))),
+            Next::Late => (Shape::closing(), Err(h1::late_head(&UNBOUND))),
+            Next::End => return,
+        };
+        first = false;
+        let flow = flow.clone();
+        let turn = h1::turn(gate, connection, shape, claimed, |claimed, body| answer(flow, claimed, body));
+        match Box::pin(turn).await {
+            Some(kept) => connection = kept,
+            None => return,
+        }
+    }
+}
+
+async fn answer(flow: Arc<Flow>, claimed: Result<Asked, Box<Rejected>>, body: Body) -> Reply {
+    match claimed {
+        Ok(asked) => pipeline::exchange(&flow, asked, body).await,
+        Err(rejected) => pipeline::reject(&flow, *rejected, &body).await,
+    }
+}
+
+/// Judges a CONNECT before it is answered: 403 where nothing could follow, else 200 and the path of the door inside.
+async fn connect(
+    gate: &Arc<Gate>,
+    connection: Client<TcpStream>,
+    flow: Arc<Flow>,
+    ticket: Ticket,
+    host: Host,
+    port: u16,
+) {
+    ticket.named(format!("{host}:{port}"));
+    if let Err(refusal) = may_follow(&flow, &host, port) {
+        return deny(gate, connection, &flow, &host, port, refusal).await;
+    }
+    let Client { reader, mut writer, .. } = connection;
+    let mut head = BytesMut::new();
+    encode_response(&mut head, StatusCode::OK, &HeaderMap::new(), Framing::UntilClose, None, false);
+    if write_message(&mut writer, head, &mut Body::Empty, Framing::None, &mut 0).await.is_err() {
+        return;
+    }
+    let (ahead, read) = reader.into_parts();
+    let mut stream = read.unsplit(writer);
+    // The flow's only other holder was the loop that called us.
+    let Ok(flow) = Arc::try_unwrap(flow) else { return };
+    let mut ahead = BytesMut::from(ahead);
+    let raw = flow.shared.snapshot.load().opens_tcp(flow.client, port);
+    if raw {
+        return raw_tcp(gate, Bound { stream, ahead: ahead.freeze(), flow, ticket, port, named: Some(host), target: None })
+            .await;
+    }
+    let first = tokio::time::timeout(gate.settings.hello, sniff::classify(&mut stream, &mut ahead)).await;
+    let Ok(Some(first)) = first else {
+        // Opened and closed without a word inside.
+        let _ = stream.shutdown().await;
+        return;
+    };
+    let bound = Bound { stream, ahead: ahead.freeze(), flow, ticket, port, named: Some(host), target: None };
+    carry_out(gate, Some(decide::first_bytes(gate, bound, first))).await;
+}
+
+async fn raw_tcp(gate: &Arc<Gate>, bound: Bound) {
+    carry_out(gate, Some(decide::raw_named(bound))).await;
+}
+
+/// Whether anything inside a CONNECT to this place could be allowed.
+fn may_follow(flow: &Flow, host: &Host, port: u16) -> Result<(), Refusal> {
+    let snapshot = flow.shared.snapshot.load_full();
+    snapshot.judge_place(flow.client_in(&snapshot)?, host, port)
+}
+
+async fn deny(
+    gate: &Arc<Gate>,
+    connection: Client<TcpStream>,
+    flow: &Arc<Flow>,
+    host: &Host,
+    port: u16,
+    refusal: Refusal,
+) {
+    let snapshot = flow.shared.snapshot.load_full();
+    let mut facts = Facts::connection(format!("{host}:{port}"), "http/1.1");
+    facts.method = "CONNECT".to_owned();
+    pipeline::refuse(flow, &snapshot, &facts, &refusal).await;
+    let page = pipeline::Page::of(&refusal, StatusCode::FORBIDDEN, &facts);
+    let reply = async move |_, body: Body| {
+        let mut reply = page.reply(&body);
+        reply.close = true;
+        reply
+    };
+    let nothing = Err(h1::unread(refusal.clone(), StatusCode::FORBIDDEN, &UNBOUND));
+    h1::turn(gate, connection, Shape::closing(), nothing, reply).await;
+}

@@ -1,0 +1,353 @@
+//! HTTP/1 towards the client: heads one at a time, the next only after the exchange before it has ended.
+
+use super::claim::{self, Connection};
+use super::decide::Plain;
+use super::registry::Ticket;
+use super::{Gate, tunnel};
+use crate::base::Proto;
+use crate::codec::h1::{
+    Framing, HeadError, Left, MessageBody, Pace, Persistence, ReadError, Reader, RequestHead, Slot, encode_response,
+    framing_of, write_message,
+};
+use crate::codec::{Body, Recorded};
+use crate::pipeline::{self, Asked, Flow, Outcome, Rejected, Reply, Switched};
+use crate::policy::{Reason, Refusal};
+use bytes::BytesMut;
+use http::{StatusCode, Version};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_rustls::server::TlsStream;
+
+/// What answers the requests of one connection.
+pub(super) struct Service {
+    pub(super) flow: Flow,
+    pub(super) _ticket: Ticket,
+    pub(super) connection: Connection,
+    /// A refusal that is already recorded: its page answers everything.
+    pub(super) page: Option<Refusal>,
+}
+
+impl Service {
+    pub(super) async fn answer(&self, claimed: Result<Asked, Box<Rejected>>, body: Body) -> Reply {
+        if let Some(refusal) = &self.page {
+            let mut reply = pipeline::refusal_page(refusal, &claimed, &body);
+            reply.close = true;
+            return reply;
+        }
+        match claimed {
+            Ok(asked) => pipeline::exchange(&self.flow, asked, body).await,
+            Err(rejected) => pipeline::reject(&self.flow, *rejected, &body).await,
+        }
+    }
+}
+
+pub(super) async fn serve_plain(gate: &Arc<Gate>, plain: Plain) {
+    let Plain { stream, ahead, flow, ticket, connection } = plain;
+    let service = Arc::new(Service { flow, _ticket: ticket, connection, page: None });
+    serve(gate, Recorded::new(ahead, stream), &service, false).await;
+}
+
+pub(super) async fn serve_tls(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, service: Arc<Service>) {
+    serve(gate, stream, &service, true).await;
+}
+
+async fn serve<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    gate: &Arc<Gate>,
+    io: IO,
+    service: &Arc<Service>,
+    eof_is_the_end: bool,
+) {
+    let (read, writer) = tokio::io::split(io);
+    let mut connection = Client { reader: Reader::new(read), writer, eof_is_the_end };
+    let mut first = true;
+    loop {
+        match next_head(gate, &mut connection.reader, first).await {
+            Next::Head(head) => {
+                first = false;
+                // Boxed for the time of the exchange, so that an idle connection stays small.
+                let turn = Box::pin(claimed_turn(gate, connection, *head, service)).await;
+                match turn {
+                    Some(kept) => connection = kept,
+                    None => return,
+                }
+            }
+            Next::Bad(error) => {
+                let rejected = bad_head(&error, &service.connection);
+                return Box::pin(answer_unread(gate, connection, service, rejected)).await;
+            }
+            Next::Late => {
+                let rejected = late_head(&service.connection);
+                return Box::pin(answer_unread(gate, connection, service, rejected)).await;
+            }
+            Next::End => {
+                // Nothing is lost when the peer does not take our goodbye.
+                let _ = tokio::time::timeout(Duration::from_secs(1), connection.writer.shutdown()).await;
+                return;
+            }
+        }
+    }
+}
+
+async fn claimed_turn<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    gate: &Arc<Gate>,
+    connection: Client<IO>,
+    head: RequestHead,
+    service: &Arc<Service>,
+) -> Option<Client<IO>> {
+    let shape = Shape::of(&head);
+    let claimed = claim::h1(head, &service.connection);
+    turn(gate, connection, shape, claimed, |claimed, body| service.answer(claimed, body)).await
+}
+
+/// A client's side of one HTTP/1 connection, between messages.
+pub(super) struct Client<IO> {
+    pub(super) reader: Reader<ReadHalf<IO>>,
+    pub(super) writer: WriteHalf<IO>,
+    /// In TLS a close means that the client is gone; in clear text it may only have finished asking.
+    pub(super) eof_is_the_end: bool,
+}
+
+pub(super) enum Next {
+    Head(Box<RequestHead>),
+    Bad(ReadError),
+    /// A head that did not come in time.
+    Late,
+    /// The client closed between requests, was idle too long, or the daemon ends.
+    End,
+}
+
+pub(super) async fn next_head<R: AsyncRead + Unpin>(gate: &Gate, reader: &mut Reader<R>, first: bool) -> Next {
+    let settings = &gate.settings;
+    let mut drain = gate.tasks.drain_signal();
+    let idle = if first { settings.head } else { settings.idle };
+    tokio::select! {
+        biased;
+        data = tokio::time::timeout(idle, reader.wait_for_data()) => match data {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false) | Err(_)) => return Next::End,
+            Err(_) if first => return Next::Late,
+            Err(_) => return Next::End,
+        },
+        () = drain.signalled() => return Next::End,
+    }
+    match tokio::time::timeout(settings.head, reader.request(&settings.head_limits)).await {
+        Ok(Ok(Some(head))) => Next::Head(Box::new(head)),
+        Ok(Ok(None) | Err(ReadError::Io(_))) => Next::End,
+        Ok(Err(error)) => Next::Bad(error),
+        Err(_) => Next::Late,
+    }
+}
+
+/// What of a head belongs to the connection and not to the exchange.
+pub(super) struct Shape {
+    framing: Framing,
+    persistence: Persistence,
+    expects_continue: bool,
+    version: Version,
+}
+
+impl Shape {
+    /// For an answer to something that was no request.
+    pub(super) fn closing() -> Self {
+        Self {
+            framing: Framing::None,
+            persistence: Persistence::Close,
+            expects_continue: false,
+            version: Version::HTTP_11,
+        }
+    }
+
+    pub(super) fn of(head: &RequestHead) -> Self {
+        Self {
+            framing: head.framing,
+            persistence: head.persistence,
+            expects_continue: head.expects_continue,
+            version: head.version,
+        }
+    }
+}
+
+/// One exchange on a connection. Gives the connection back when it can carry another.
+pub(super) async fn turn<IO, Answering>(
+    gate: &Arc<Gate>,
+    connection: Client<IO>,
+    shape: Shape,
+    claimed: Result<Asked, Box<Rejected>>,
+    answer: impl FnOnce(Result<Asked, Box<Rejected>>, Body) -> Answering,
+) -> Option<Client<IO>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    Answering: Future<Output = Reply>,
+{
+    let settings = &gate.settings;
+    let Client { reader, mut writer, eof_is_the_end } = connection;
+    let head_only = claimed.as_ref().is_ok_and(|asked| asked.method == http::Method::HEAD);
+    let (body, holder, wanted) = match shape.framing {
+        Framing::None => (Body::Empty, Holder::Reader(Box::new(reader)), None),
+        framing => {
+            let pace = Pace { patience: settings.body_patience, bytes_per_second: settings.body_rate };
+            let wanted = shape.expects_continue.then(|| Arc::new(Notify::new()));
+            let (message, slot) = MessageBody::new(reader, framing, pace, wanted.clone());
+            (Body::stream(message), Holder::Slot(slot), wanted)
+        }
+    };
+    let mut holder = holder;
+    let reply = tokio::select! {
+        biased;
+        reply = answer(claimed, body) => reply,
+        () = say_continue(wanted, &mut writer) => return None,
+        () = holder.client_gone(eof_is_the_end) => return None,
+    };
+    let Reply { response, stated_length, close, switched } = reply;
+    let (parts, mut body) = response.into_parts();
+    if let Some(switched) = switched {
+        return switch(gate, holder, writer, &parts, switched).await;
+    }
+    let mut close = close || shape.persistence == Persistence::Close || gate.tasks.drain_signal().is_signalled();
+    let mut framing = if head_only { Framing::None } else { framing_of(&body) };
+    if framing == Framing::Chunked && shape.version < Version::HTTP_11 {
+        framing = Framing::UntilClose;
+        close = true;
+    }
+    let keep_alive_10 = shape.version < Version::HTTP_11 && !close;
+    let mut head = BytesMut::new();
+    encode_response(&mut head, parts.status, &parts.headers, framing, stated_length, close);
+    if keep_alive_10 {
+        head.truncate(head.len() - 2);
+        head.extend_from_slice(b"connection: keep-alive\r\n\r\n");
+    }
+    if write_message(&mut writer, head, &mut body, framing, &mut 0).await.is_err() {
+        // Visibly cut: no last chunk, or fewer bytes than the head says.
+        return None;
+    }
+    drop(body);
+    holder.settle(gate, writer, close, eof_is_the_end).await
+}
+
+/// Tells a client that waits for it to send its body, as soon as somebody wants the body; then waits for ever.
+async fn say_continue<W: AsyncWrite + Unpin>(wanted: Option<Arc<Notify>>, writer: &mut W) {
+    if let Some(wanted) = wanted {
+        wanted.notified().await;
+        // A client that cannot be told shows itself when its body does not come.
+        let _ = writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+        let _ = writer.flush().await;
+    }
+    std::future::pending().await
+}
+
+/// Who has the reader while an exchange runs.
+enum Holder<R> {
+    Reader(Box<Reader<R>>),
+    Slot(Slot<R>),
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
+    /// Ends when the client has closed while we work for it, so that nobody works on for nobody.
+    async fn client_gone(&mut self, eof_is_the_end: bool) {
+        if let Self::Reader(reader) = self {
+            match reader.wait_for_data().await {
+                Ok(false) if eof_is_the_end => return,
+                Err(_) => return,
+                // The next request is here already, or the client has finished asking; both wait for this one.
+                Ok(_) => {}
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Takes the reader back after the answer, and throws away what nobody read.
+    async fn settle(
+        self,
+        gate: &Gate,
+        mut writer: WriteHalf<IO>,
+        close: bool,
+        eof_is_the_end: bool,
+    ) -> Option<Client<IO>> {
+        let settings = &gate.settings;
+        let left = match self {
+            Self::Reader(reader) => Some(Left { reader: *reader, rest: None }),
+            Self::Slot(slot) => match slot.take() {
+                Some(left) => Some(left),
+                None => tokio::time::timeout(settings.drain_time, slot.returned()).await.ok(),
+            },
+        }?;
+        if close {
+            // An answer that is followed by a reset is lost in most clients: close our side and read the rest away.
+            let _ = writer.shutdown().await;
+            let mut reader = left.reader;
+            let away = async { while reader.discard().await.is_ok_and(|n| n > 0) {} };
+            let _ = tokio::time::timeout(settings.drain_time, away).await;
+            return None;
+        }
+        let drained = tokio::time::timeout(settings.drain_time, left.drain(settings.drain_bytes)).await;
+        let reader = drained.ok().flatten()?;
+        Some(Client { reader, writer, eof_is_the_end })
+    }
+}
+
+/// After `101`: what the client sent behind its handshake, then both ways unread.
+async fn switch<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    gate: &Arc<Gate>,
+    holder: Holder<ReadHalf<IO>>,
+    mut writer: WriteHalf<IO>,
+    parts: &http::response::Parts,
+    switched: Switched,
+) -> Option<Client<IO>> {
+    let Holder::Reader(reader) = holder else {
+        switched.ending.finish(Outcome::Failed, Some(Reason::BadRequest), None);
+        return None;
+    };
+    let mut head = BytesMut::new();
+    encode_response(&mut head, parts.status, &parts.headers, Framing::None, None, false);
+    if writer.write_all(&head).await.is_err() || writer.flush().await.is_err() {
+        return None;
+    }
+    let (ahead, read) = reader.into_parts();
+    let client = read.unsplit(writer);
+    let Switched { ahead: from_upstream, wire, ending } = switched;
+    tunnel::relay(gate, client, wire, (ahead, from_upstream), &ending, || true).await;
+    None
+}
+
+/// A head that cannot be read, or did not come: recorded, answered, closed.
+async fn answer_unread<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    gate: &Arc<Gate>,
+    connection: Client<IO>,
+    service: &Arc<Service>,
+    rejected: Box<Rejected>,
+) {
+    let shape = Shape::closing();
+    turn(gate, connection, shape, Err(rejected), |claimed, body| service.answer(claimed, body)).await;
+}
+
+pub(super) fn bad_head(error: &ReadError, connection: &Connection) -> Box<Rejected> {
+    let (reason, status) = match error {
+        ReadError::Head(HeadError::Syntax(_)) => (Reason::BadRequest, StatusCode::BAD_REQUEST),
+        ReadError::Head(HeadError::Framing(_)) => (Reason::BadFraming, StatusCode::BAD_REQUEST),
+        ReadError::Head(HeadError::TooLarge) => (Reason::TooLarge, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        ReadError::Head(HeadError::Expectation) => (Reason::BadRequest, StatusCode::EXPECTATION_FAILED),
+        ReadError::Truncated | ReadError::Io(_) => (Reason::BadRequest, StatusCode::BAD_REQUEST),
+    };
+    unread(Refusal::new(reason, error.to_string()), status, connection)
+}
+
+pub(super) fn late_head(connection: &Connection) -> Box<Rejected> {
+    let refusal = Refusal::new(Reason::Timeout, "the head of a request did not come in time");
+    unread(refusal, StatusCode::REQUEST_TIMEOUT, connection)
+}
+
+/// A request of which nothing can be said but what its connection says.
+pub(super) fn unread(refusal: Refusal, status: StatusCode, connection: &Connection) -> Box<Rejected> {
+    Box::new(Rejected {
+        refusal,
+        status,
+        authority: connection.host.as_ref().map(ToString::to_string).unwrap_or_default(),
+        method: String::new(),
+        target: String::new(),
+        scheme: connection.scheme,
+        proto: Proto::H1,
+    })
+}

@@ -1,0 +1,141 @@
+//! Bytes relayed unread between a client and the one place its rule names. Counted, ended by long silence, by a drain,
+//! or by a policy that no longer allows it.
+
+use super::Gate;
+use super::decide::Tunnelled;
+use super::refuse;
+use crate::base::Scheme;
+use crate::net;
+use crate::pipeline::{self, Ending, Outcome};
+use crate::policy::{ConnectVerdict, Reason, TunnelPermit};
+use crate::upstream::UpstreamError;
+use bytes::{Buf, Bytes};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// What is read at a time in each direction.
+const PIECE: usize = 16 * 1024;
+
+pub(super) async fn serve(gate: &Arc<Gate>, tunnelled: Tunnelled) {
+    let Tunnelled { stream, ahead, flow, ticket: _ticket, permit, facts } = tunnelled;
+    let snapshot = permit.snapshot().clone();
+    if let Err(refusal) = pipeline::on_tunnel(&flow, &permit) {
+        pipeline::refuse(&flow, &snapshot, &facts, &refusal).await;
+        return refuse::reset(stream);
+    }
+    if let Err(UpstreamError::Blocked(address)) = flow.shared.upstream.guard(permit.dial()).await {
+        let refusal = crate::policy::Refusal::new(Reason::AddrBlocked, format!("the address guard refuses {address}"));
+        pipeline::refuse(&flow, &snapshot, &facts, &refusal).await;
+        return refuse::reset(stream);
+    }
+    let rule = permit.rule().name().clone();
+    let Ok(ending) = pipeline::decide(&flow, &snapshot, &facts, "tunnel", &rule).await else {
+        return refuse::reset(stream);
+    };
+    let upstream = match flow.shared.upstream.tunnel(&permit).await {
+        Ok((upstream, address)) => {
+            ending.tunnelled_to(address);
+            upstream
+        }
+        Err(error) => {
+            ending.finish(Outcome::Failed, Some(error.reason()), Some(error.to_string()));
+            return net::reset(stream);
+        }
+    };
+    let still = || allowed_still(&flow, &permit);
+    relay(gate, stream, upstream, (ahead, Bytes::new()), &ending, still).await;
+}
+
+/// Whether the policy of this moment would permit the tunnel again.
+fn allowed_still(flow: &pipeline::Flow, permit: &TunnelPermit) -> bool {
+    let snapshot = flow.shared.snapshot.load_full();
+    if Arc::ptr_eq(&snapshot, permit.snapshot()) {
+        return true;
+    }
+    let Ok(client) = flow.client_in(&snapshot) else { return false };
+    let right = permit.dial();
+    match right.scheme() {
+        Scheme::Tcp => snapshot.judge_tcp(client, right.host(), right.port()).is_ok(),
+        Scheme::Http | Scheme::Https => {
+            matches!(snapshot.judge_connect(client, right.host(), right.port()), ConnectVerdict::Tunnel(_))
+        }
+    }
+}
+
+/// Copies both ways until both ends have closed. `first` holds what was already read: from the client, and from the
+/// upstream side.
+pub(super) async fn relay(
+    gate: &Arc<Gate>,
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    upstream: impl AsyncRead + AsyncWrite + Unpin,
+    first: (Bytes, Bytes),
+    ending: &Arc<Ending>,
+    allowed: impl Fn() -> bool,
+) {
+    let (client_read, client_write) = tokio::io::split(client);
+    let (upstream_read, upstream_write) = tokio::io::split(upstream);
+    let moved = AtomicU64::new(0);
+    let up = copy(first.0, client_read, upstream_write, |n| {
+        ending.count_up(n);
+        moved.fetch_add(n, Ordering::Relaxed);
+    });
+    let down = copy(first.1, upstream_read, client_write, |n| {
+        ending.count_down(n);
+        moved.fetch_add(n, Ordering::Relaxed);
+    });
+    let both = async { tokio::join!(up, down) };
+    let mut drain = gate.tasks.drain_signal();
+    tokio::select! {
+        (up, down) = both => match up.and(down) {
+            Ok(()) => ending.finish(Outcome::Done, None, None),
+            Err(error) => ending.finish(Outcome::Done, None, Some(error.to_string())),
+        },
+        reason = watch(gate, &moved, allowed) => ending.finish(Outcome::Blocked, Some(reason), None),
+        () = drain.signalled() => ending.finish(Outcome::Abandoned, Some(Reason::Shutdown), None),
+    }
+}
+
+/// How often an open tunnel is looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
+async fn watch(gate: &Arc<Gate>, moved: &AtomicU64, allowed: impl Fn() -> bool) -> Reason {
+    let (mut seen, mut quiet) = (0, Duration::ZERO);
+    loop {
+        tokio::time::sleep(WATCH).await;
+        if !allowed() {
+            return Reason::Reload;
+        }
+        let now = moved.load(Ordering::Relaxed);
+        quiet = if now == seen { quiet + WATCH } else { Duration::ZERO };
+        seen = now;
+        if quiet >= gate.settings.tunnel_idle {
+            return Reason::Timeout;
+        }
+    }
+}
+
+async fn copy(
+    mut first: Bytes,
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    count: impl Fn(u64),
+) -> io::Result<()> {
+    if first.has_remaining() {
+        count(first.remaining() as u64);
+        to.write_all_buf(&mut first).await?;
+        to.flush().await?;
+    }
+    let mut piece = vec![0; PIECE];
+    loop {
+        let n = from.read(&mut piece).await?;
+        if n == 0 {
+            return to.shutdown().await;
+        }
+        count(n as u64);
+        to.write_all(piece.get(..n).unwrap_or_default()).await?;
+        to.flush().await?;
+    }
+}

@@ -1,0 +1,188 @@
+//! The way back: hop-by-hop and steering fields off, what was put in masked, the rule's script and inbound DLP, and the
+//! bytes counted into the end record.
+
+use super::ending::{Ending, counted_down};
+use super::judge::Prepared;
+use super::{Flow, Reply, Stop, Switched, credentials, hooks, scan};
+use crate::codec::{Body, BodyError};
+use crate::policy::Reason;
+use crate::secrets::{Redaction, Redactor};
+use crate::upstream::Answer;
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// Fields that belong to one connection (RFC 9110 section 7.6.1), and those that would lead the client around the
+/// gate.
+const REMOVED: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::TRAILER,
+    header::TE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::ALT_SVC,
+];
+
+pub(super) fn relay(flow: &Flow, prepared: &Prepared, answer: Answer, ending: &Arc<Ending>) -> Result<Reply, Stop> {
+    let Answer { response, stated_length, switched, .. } = answer;
+    let (mut parts, body) = response.into_parts();
+    let rule = prepared.permit.rule();
+    if parts.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        return Err(Stop::new(Reason::UpstreamProtocol, "the origin answered as a proxy (407)"));
+    }
+    if switched.is_some() {
+        accepted(prepared, &parts.headers)?;
+    }
+    clean(&mut parts.headers);
+    for name in &rule.response().strip {
+        parts.headers.remove(name);
+    }
+    hooks::on_response(flow, prepared, parts.status, &mut parts.headers)?;
+    let body = redacted(prepared, &mut parts.headers, body, ending)?;
+    let body = scan::inbound(flow, prepared, &parts.headers, body, ending)?;
+    ending.status(parts.status);
+    if let Some((ahead, wire)) = switched {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let switched = Switched { ahead, wire, ending: ending.clone() };
+        let response = Response::from_parts(parts, Body::Empty);
+        return Ok(Reply { response, stated_length: None, close: true, switched: Some(switched) });
+    }
+    let response = Response::from_parts(parts, counted_down(body, ending.clone()));
+    Ok(Reply { response, stated_length, close: false, switched: None })
+}
+
+fn clean(headers: &mut HeaderMap) {
+    if let Some(named) = headers.get(header::CONNECTION).cloned() {
+        for token in named.as_bytes().split(|b| *b == b',') {
+            if let Ok(name) = HeaderName::from_bytes(token.trim_ascii()) {
+                headers.remove(name);
+            }
+        }
+    }
+    for name in &REMOVED {
+        headers.remove(name);
+    }
+}
+
+/// The handshake's answer proves that the origin understood it (RFC 6455 section 4.1).
+fn accepted(prepared: &Prepared, headers: &HeaderMap) -> Result<(), Stop> {
+    use base64::Engine;
+    let wrong = || Stop::new(Reason::UpstreamProtocol, "the origin's WebSocket handshake is not valid");
+    let key = prepared.permit.request().headers().get(header::SEC_WEBSOCKET_KEY).ok_or_else(wrong)?;
+    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key.as_bytes());
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let expected = base64::engine::general_purpose::STANDARD.encode(hash.finish());
+    let accept = headers.get(header::SEC_WEBSOCKET_ACCEPT).ok_or_else(wrong)?;
+    let upgrade = headers.get(header::UPGRADE).ok_or_else(wrong)?;
+    let valid = accept.as_bytes() == expected.as_bytes() && upgrade.as_bytes().eq_ignore_ascii_case(b"websocket");
+    if valid { Ok(()) } else { Err(wrong()) }
+}
+
+fn redacted(
+    prepared: &Prepared,
+    headers: &mut HeaderMap,
+    body: Body,
+    ending: &Arc<Ending>,
+) -> Result<Body, Stop> {
+    if !credentials::carries_credentials(&prepared.permit) {
+        return Ok(body);
+    }
+    let redactor = prepared.permit.snapshot().redactor();
+    for value in headers.values_mut() {
+        if let Some(masked) = redactor.header(value) {
+            *value = masked;
+            ending.found("secret_redacted", "response header", "");
+        }
+    }
+    if body.is_end_stream() {
+        return Ok(body);
+    }
+    let coded = headers.get_all(header::CONTENT_ENCODING).iter().any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if coded {
+        let detail = "the origin coded an answer that must be searched for credentials, although asked not to";
+        return Err(Stop::new(Reason::UpstreamProtocol, detail));
+    }
+    Ok(Body::stream(Redacted {
+        body,
+        redaction: Some(redactor.start()),
+        redactor: redactor.clone(),
+        ending: ending.clone(),
+        waiting: None,
+    }))
+}
+
+/// A body in which credentials are masked with their own length, so that framing holds.
+struct Redacted {
+    body: Body,
+    /// Taken at the end of the message.
+    redaction: Option<Redaction>,
+    redactor: Redactor,
+    ending: Arc<Ending>,
+    /// Trailers that wait behind the last data.
+    waiting: Option<Frame<Bytes>>,
+}
+
+impl Redacted {
+    fn end(&mut self) -> Option<Frame<Bytes>> {
+        let mut redaction = self.redaction.take()?;
+        let rest = redaction.finish();
+        if redaction.count() > 0 {
+            self.ending.found("secret_redacted", "response body", "");
+        }
+        (!rest.is_empty()).then(|| Frame::data(rest))
+    }
+}
+
+impl HttpBody for Redacted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        loop {
+            let Some(redaction) = this.redaction.as_mut() else {
+                return Poll::Ready(this.waiting.take().map(Ok));
+            };
+            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                None => return Poll::Ready(this.end().map(Ok)),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        let ready = redaction.push(data);
+                        if !ready.is_empty() {
+                            return Poll::Ready(Some(Ok(Frame::data(ready))));
+                        }
+                    }
+                    Err(frame) => {
+                        this.waiting = frame.into_trailers().ok().map(|t| masked(&this.redactor, t));
+                        if let Some(rest) = this.end() {
+                            return Poll::Ready(Some(Ok(rest)));
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn masked(redactor: &Redactor, mut trailers: HeaderMap) -> Frame<Bytes> {
+    for value in trailers.values_mut() {
+        if let Some(masked) = redactor.header(value) {
+            *value = masked;
+        }
+    }
+    Frame::trailers(trailers)
+}

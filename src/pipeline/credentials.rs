@@ -1,0 +1,64 @@
+//! The last step before sending: credentials go in, on a type that nothing after can read.
+
+use super::Stop;
+use super::judge::Prepared;
+use crate::base::Scheme;
+use crate::codec::Body;
+use crate::policy::{Permit, Reason};
+use crate::secrets;
+use crate::upstream::UpstreamRequest;
+use http::HeaderMap;
+use http::header::{ACCEPT_ENCODING, HeaderValue, IF_RANGE, RANGE};
+
+/// Whether this permit puts credentials into the request, so that its answer must be redacted.
+pub(super) fn carries_credentials(permit: &Permit) -> bool {
+    let edits = permit.rule().request();
+    !permit.observed() && (!edits.inject.is_empty() || !edits.swap.is_empty())
+}
+
+pub(super) fn into_request(prepared: &Prepared, body: Body) -> Result<UpstreamRequest, Stop> {
+    let permit = &prepared.permit;
+    let request = permit.request();
+    let mut headers = request.headers().clone();
+    if carries_credentials(permit) {
+        if request.scheme() != Scheme::Https {
+            return Err(Stop::new(Reason::SecretPlaintext, "a rule with credentials matched a request in clear text"));
+        }
+        swap(permit, &mut headers)?;
+        inject(permit, &mut headers)?;
+        // The answer is searched for what was put in: it must come uncoded and whole.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.remove(RANGE);
+        headers.remove(IF_RANGE);
+    }
+    let target = request.path_and_query().clone();
+    Ok(UpstreamRequest::new(permit.dial(), request.method().clone(), target, headers, body, request.websocket()))
+}
+
+fn swap(permit: &Permit, headers: &mut HeaderMap) -> Result<(), Stop> {
+    for name in &permit.rule().request().swap {
+        let secret = permit.snapshot().secrets().get(name).ok_or_else(|| unavailable(name))?;
+        let Some(placeholder) = &secret.placeholder else { continue };
+        for value in headers.values_mut() {
+            if let Some(swapped) = secrets::swap_header(value, placeholder.as_bytes(), &secret.value) {
+                *value = swapped;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn inject(permit: &Permit, headers: &mut HeaderMap) -> Result<(), Stop> {
+    for inject in &permit.rule().request().inject {
+        let value = inject
+            .value
+            .render(permit.snapshot().secrets())
+            .map_err(|missing| Stop::new(Reason::SecretUnavailable, missing.to_string()))?;
+        headers.insert(inject.header.clone(), value);
+    }
+    Ok(())
+}
+
+fn unavailable(name: &str) -> Stop {
+    Stop::new(Reason::SecretUnavailable, format!("the secret {name} is not available"))
+}

@@ -1,0 +1,189 @@
+//! How an exchange that was let through came to its end: counted while it runs, recorded once, by construction. Whoever
+//! still works on the exchange holds it; the end record is written when the last one lets go.
+
+use super::Shared;
+use crate::audit::{End, Finding, FlowId, Text};
+use crate::base::UpstreamAddr;
+use crate::codec::{Body, BodyError};
+use crate::policy::Reason;
+use bytes::Bytes;
+use http::{StatusCode, Version};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+/// The last word on an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// Stopped by policy after it was let through: DLP in mid-body, a script on the answer.
+    Blocked,
+    /// The upstream side failed.
+    Failed,
+    /// The client went away, or the daemon ended it.
+    Abandoned,
+}
+
+impl Outcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Blocked => "blocked",
+            Self::Failed => "failed",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+pub struct Ending {
+    shared: Arc<Shared>,
+    id: FlowId,
+    started: Instant,
+    up: AtomicU64,
+    down: AtomicU64,
+    status: AtomicU16,
+    upstream: OnceLock<(UpstreamAddr, &'static str)>,
+    last: Mutex<Last>,
+}
+
+#[derive(Default)]
+struct Last {
+    outcome: Option<Outcome>,
+    reason: Option<Reason>,
+    detail: Option<String>,
+    findings: Vec<(String, &'static str, String)>,
+}
+
+/// Findings that one record lists.
+const MAX_FINDINGS: usize = 16;
+
+impl Ending {
+    pub(crate) fn new(shared: Arc<Shared>, id: FlowId) -> Arc<Self> {
+        Arc::new(Self {
+            shared,
+            id,
+            started: Instant::now(),
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            status: AtomicU16::new(0),
+            upstream: OnceLock::new(),
+            last: Mutex::default(),
+        })
+    }
+
+    pub fn id(&self) -> FlowId {
+        self.id
+    }
+
+    pub fn count_up(&self, bytes: u64) {
+        self.up.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn count_down(&self, bytes: u64) {
+        self.down.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn answered_by(&self, from: UpstreamAddr, version: Version) {
+        let proto = if version == Version::HTTP_2 { "h2" } else { "http/1.1" };
+        let _ = self.upstream.set((from, proto));
+    }
+
+    /// The address of a tunnel.
+    pub fn tunnelled_to(&self, to: UpstreamAddr) {
+        let _ = self.upstream.set((to, "tcp"));
+    }
+
+    pub fn status(&self, status: StatusCode) {
+        self.status.store(status.as_u16(), Ordering::Relaxed);
+    }
+
+    /// States the outcome; the first statement stands.
+    pub fn finish(&self, outcome: Outcome, reason: Option<Reason>, detail: Option<String>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.outcome.is_none() {
+            last.outcome = Some(outcome);
+            last.reason = reason;
+            last.detail = detail;
+        }
+    }
+
+    pub(crate) fn found(&self, detector: &str, place: &'static str, encoding: &str) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.findings.len() < MAX_FINDINGS {
+            last.findings.push((detector.to_owned(), place, encoding.to_owned()));
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let last = std::mem::take(self.last.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let findings: Vec<Finding<'_>> =
+            last.findings.iter().map(|(detector, place, encoding)| Finding { detector, place, encoding }).collect();
+        let status = self.status.load(Ordering::Relaxed);
+        let (upstream, proto) = self.upstream.get().map(|(a, p)| (a.0, *p)).unzip();
+        self.shared.log.end(&End {
+            id: self.id,
+            outcome: last.outcome.unwrap_or(Outcome::Abandoned).as_str(),
+            reason: last.reason.map(Reason::as_str),
+            detail: last.detail.as_deref().map(Text::from),
+            status: (status != 0).then_some(status),
+            bytes_up: self.up.load(Ordering::Relaxed),
+            bytes_down: self.down.load(Ordering::Relaxed),
+            duration: self.started.elapsed(),
+            upstream,
+            upstream_proto: proto,
+            findings: &findings,
+            dns: None,
+        });
+    }
+}
+
+/// An answer's body that counts and, at its end, states the outcome.
+pub(crate) fn counted_down(body: Body, ending: Arc<Ending>) -> Body {
+    if body.is_end_stream() {
+        ending.finish(Outcome::Done, None, None);
+        return body;
+    }
+    Body::stream(Down { body, ending })
+}
+
+struct Down {
+    body: Body,
+    ending: Arc<Ending>,
+}
+
+impl HttpBody for Down {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.ending.count_down(data.len() as u64);
+                }
+                if self.body.is_end_stream() {
+                    self.ending.finish(Outcome::Done, None, None);
+                }
+            }
+            Some(Err(error)) => {
+                self.ending.finish(Outcome::Failed, Some(Reason::UpstreamProtocol), Some(error.to_string()));
+            }
+            None => self.ending.finish(Outcome::Done, None, None),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,79 @@
+//! From a claimed request to one that may be sent: canonical form, verdict, the rule's edits, its script, DLP on the
+//! head, and the place of placeholders. Whatever changes the request has it judged again.
+
+use super::{Asked, Facts, Flow, Stop, hooks, scan};
+use crate::base::Proto;
+use crate::policy::{CanonicalRequest, Malformed, Permit, Reason, Snapshot};
+use crate::upstream::UpstreamError;
+use std::sync::Arc;
+
+/// A request that passed every step before its record.
+pub(super) struct Prepared {
+    pub(super) permit: Permit,
+    pub(super) proto: Proto,
+}
+
+pub(super) async fn prepare(
+    flow: &Flow,
+    snapshot: &Arc<Snapshot>,
+    asked: Asked,
+    facts: &mut Facts,
+) -> Result<Prepared, Stop> {
+    let Asked { scheme, host, port, method, target, headers, proto } = asked;
+    let request =
+        CanonicalRequest::new(scheme, host, port, method, &target, headers).map_err(|m| malformed(&m))?;
+    let client = flow.client_in(snapshot)?;
+    let permit = snapshot.judge_request(client, request)?.edited();
+    let permit = hooks::on_request(flow, permit)?;
+    scan::head(&permit, facts)?;
+    misplaced(snapshot, &permit)?;
+    blocked(flow, &permit).await?;
+    Ok(Prepared { permit, proto })
+}
+
+/// The refusal for a request without a canonical form.
+pub(super) fn malformed(malformed: &Malformed) -> Stop {
+    let mut stop = Stop::new(Reason::BadRequest, malformed.to_string());
+    if matches!(malformed, Malformed::Connect) {
+        stop.status = http::StatusCode::METHOD_NOT_ALLOWED;
+    }
+    stop
+}
+
+/// A placeholder may stand only where its rule will swap it.
+fn misplaced(snapshot: &Snapshot, permit: &Permit) -> Result<(), Stop> {
+    let placeholders = snapshot.placeholders();
+    if placeholders.is_empty() {
+        return Ok(());
+    }
+    let request = permit.request();
+    let swapped = &permit.rule().request().swap;
+    let wrong = |name: &Arc<str>| {
+        Stop::new(Reason::SecretWrongHost, format!("the placeholder of {name} stands where this rule does not swap it"))
+    };
+    if let Some(name) = placeholders.in_target(request.path_and_query().as_str()) {
+        return Err(wrong(name));
+    }
+    for value in request.headers().values() {
+        if let Some(name) = placeholders.in_header(value)
+            && !swapped.contains(name)
+        {
+            return Err(wrong(name));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses where the name leads only to addresses that the guard never passes, while a refusal is still a decision.
+/// The guard is asked again at the moment of dialling.
+async fn blocked(flow: &Flow, permit: &Permit) -> Result<(), Stop> {
+    match flow.shared.upstream.guard(&permit.dial()).await {
+        Err(error @ UpstreamError::Blocked(_)) => {
+            let mut stop = Stop::new(Reason::AddrBlocked, error.to_string());
+            stop.refusal.rule = Some(permit.rule().name().clone());
+            Err(stop)
+        }
+        // Any other failure shows again, and is answered, when the request is sent.
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,154 @@
+//! The decision record of an exchange: what was asked, what was decided. Written before anything goes upstream.
+
+use super::judge::Prepared;
+use super::{Asked, Ending, Flow, Rejected, Stop};
+use crate::audit::{Decision, Finding, FlowId, Text};
+use crate::base::{Proto, Scheme};
+use crate::policy::{Reason, Refusal, Snapshot};
+use std::sync::Arc;
+
+/// What a request said of itself, kept for its record and its page. Taken before anything is rewritten.
+#[derive(Debug, Default, Clone)]
+pub struct Facts {
+    pub scheme: Option<Scheme>,
+    pub authority: String,
+    pub method: String,
+    pub target: String,
+    pub proto: Option<&'static str>,
+    pub findings: Vec<(String, &'static str, String)>,
+}
+
+impl Facts {
+    pub(crate) fn of(asked: &Asked) -> Self {
+        let authority = match asked.scheme.default_port() {
+            Some(port) if port == asked.port => asked.host.to_string(),
+            _ => format!("{}:{}", asked.host, asked.port),
+        };
+        Self {
+            scheme: Some(asked.scheme),
+            authority,
+            method: asked.method.as_str().to_owned(),
+            target: asked.target.clone(),
+            proto: Some(asked.proto.as_str()),
+            findings: Vec::new(),
+        }
+    }
+
+    pub(crate) fn rejected(rejected: &Rejected) -> Self {
+        Self {
+            scheme: Some(rejected.scheme),
+            authority: rejected.authority.clone(),
+            method: rejected.method.clone(),
+            target: rejected.target.clone(),
+            proto: Some(rejected.proto.as_str()),
+            findings: Vec::new(),
+        }
+    }
+
+    /// A connection that is decided before it has requests.
+    pub fn connection(authority: String, proto: &'static str) -> Self {
+        Self { authority, proto: Some(proto), ..Self::default() }
+    }
+}
+
+/// Records that a prepared request is let through. When it cannot be recorded, it is not let through.
+pub(super) async fn allow(
+    flow: &Flow,
+    snapshot: &Arc<Snapshot>,
+    facts: &Facts,
+    prepared: &Prepared,
+) -> Result<Arc<Ending>, Stop> {
+    let id = flow.next_id();
+    let permit = &prepared.permit;
+    let (verdict, reason) =
+        if permit.observed() { ("observe", Some(Reason::NoRule)) } else { ("allow", None) };
+    let rule = Some(&**permit.rule().name());
+    // What was judged is what is recorded: the canonical request, not what came in.
+    let path = permit.request().path_and_query().as_str();
+    write(flow, snapshot, id, Entry { verdict, reason, rule, detail: None, path, facts }).await?;
+    Ok(Ending::new(flow.shared.clone(), id))
+}
+
+/// Records that a connection is let through as it is.
+pub async fn decide(
+    flow: &Flow,
+    snapshot: &Arc<Snapshot>,
+    facts: &Facts,
+    verdict: &'static str,
+    rule: &str,
+) -> Result<Arc<Ending>, Refusal> {
+    let id = flow.next_id();
+    let entry = Entry { verdict, reason: None, rule: Some(rule), detail: None, path: &facts.target, facts };
+    write(flow, snapshot, id, entry).await.map_err(|stop| stop.refusal)?;
+    Ok(Ending::new(flow.shared.clone(), id))
+}
+
+/// Records a refusal. A record that cannot be written changes nothing: the answer is no either way, and the log
+/// itself counts what it lost.
+pub async fn refuse(flow: &Flow, snapshot: &Arc<Snapshot>, facts: &Facts, refusal: &Refusal) {
+    let id = flow.next_id();
+    let entry = Entry {
+        verdict: "deny",
+        reason: Some(refusal.reason),
+        rule: refusal.rule.as_deref(),
+        detail: Some(&refusal.detail),
+        path: &facts.target,
+        facts,
+    };
+    let _ = write(flow, snapshot, id, entry).await;
+}
+
+struct Entry<'a> {
+    verdict: &'static str,
+    reason: Option<Reason>,
+    rule: Option<&'a str>,
+    detail: Option<&'a str>,
+    path: &'a str,
+    facts: &'a Facts,
+}
+
+async fn write(flow: &Flow, snapshot: &Arc<Snapshot>, id: FlowId, entry: Entry<'_>) -> Result<(), Stop> {
+    let facts = entry.facts;
+    let findings: Vec<Finding<'_>> = facts
+        .findings
+        .iter()
+        .map(|(detector, place, encoding)| Finding { detector, place, encoding })
+        .collect();
+    let decision = Decision {
+        id,
+        verdict: entry.verdict,
+        reason: entry.reason.map(Reason::as_str),
+        rule: entry.rule,
+        detail: entry.detail.map(Text::from),
+        policy: snapshot.version(),
+        client: Some(&flow.client_name),
+        source: Some(flow.source),
+        door: flow.door,
+        proto: facts.proto,
+        orig_dst: flow.orig_dst,
+        dst_mismatch: flow.dst_mismatch,
+        sni: flow.sni.as_ref().map(|name| Text::from(name.as_str())),
+        scheme: facts.scheme,
+        authority: some(&facts.authority),
+        method: some(&facts.method),
+        path: some(entry.path),
+        findings: &findings,
+        dns: None,
+    };
+    flow.shared.metrics.decided(entry.verdict, entry.reason.map(Reason::as_str), flow.door);
+    flow.shared
+        .log
+        .decide(&decision)
+        .await
+        .map_err(|error| Stop::new(Reason::Audit, error.to_string()))
+}
+
+fn some(text: &str) -> Option<Text<'_>> {
+    (!text.is_empty()).then(|| Text::from(text))
+}
+
+impl From<Proto> for Facts {
+    fn from(proto: Proto) -> Self {
+        Self { proto: Some(proto.as_str()), ..Self::default() }
+    }
+}

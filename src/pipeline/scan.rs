@@ -1,0 +1,321 @@
+//! DLP on what passes: the head of a request at once, bodies as they stream, with what may still become a finding
+//! held back.
+
+use super::ending::Ending;
+use super::judge::Prepared;
+use super::{Facts, Flow, Stop};
+use crate::codec::{Body, BodyError};
+use crate::dlp::{self, Coding, Finding, Limits, Selection};
+use crate::policy::{OnMatch, Permit, Reason};
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Sleep;
+
+/// Scans the target, the authority and every field of a request.
+pub(super) fn head(permit: &Permit, facts: &mut Facts) -> Result<(), Stop> {
+    let dlp = permit.rule().dlp();
+    if dlp.outbound.is_empty() {
+        return Ok(());
+    }
+    let detectors = permit.snapshot().detectors();
+    let request = permit.request();
+    let mut check = |place: &'static str, bytes: &[u8]| match detectors.scan(dlp.outbound, bytes) {
+        None => Ok(()),
+        Some(finding) => {
+            facts.findings.push((finding.rule.to_string(), place, finding.encoding.as_str().to_owned()));
+            match dlp.on_match {
+                OnMatch::Block => Err(blocked(&finding, place)),
+                OnMatch::Log => Ok(()),
+            }
+        }
+    };
+    check("target", request.path_and_query().as_str().as_bytes())?;
+    if let Some(name) = request.host().name() {
+        check("host", name.as_str().as_bytes())?;
+    }
+    for (name, value) in request.headers() {
+        check("header", value.as_bytes())?;
+        // A name of the client's own making can carry as much as a value.
+        if name.as_str().len() >= SHORTEST_FINDING {
+            check("header name", name.as_str().as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// No detector looks for less.
+const SHORTEST_FINDING: usize = 16;
+
+fn blocked(finding: &Finding, place: &str) -> Stop {
+    let encoding = finding.encoding.as_str().to_owned();
+    let wrapped = if encoding.is_empty() { String::new() } else { format!(" in {encoding}") };
+    Stop::new(Reason::Dlp, format!("{} found in the {place}{wrapped}", finding.rule))
+}
+
+/// A request body that is scanned, and where its scanner says why it stopped.
+pub(super) struct Upload {
+    pub(super) body: Body,
+    pub(super) findings: Findings,
+}
+
+/// Why a body was stopped; told to whoever answers the client.
+#[derive(Clone, Default)]
+pub(super) struct Findings(Arc<Mutex<Option<(Reason, String)>>>);
+
+impl Findings {
+    pub(super) fn stop(&self) -> Option<Stop> {
+        let stopped = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        stopped.map(|(reason, detail)| Stop::new(reason, detail))
+    }
+
+    fn set(&self, reason: Reason, detail: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((reason, detail));
+    }
+}
+
+pub(super) fn outbound(
+    flow: &Flow,
+    prepared: &Prepared,
+    body: Body,
+    ending: &Arc<Ending>,
+) -> Result<Upload, Stop> {
+    let findings = Findings::default();
+    if body.is_end_stream() {
+        return Ok(Upload { body: Body::Empty, findings });
+    }
+    let permit = &prepared.permit;
+    let dlp = permit.rule().dlp();
+    let place = Place { direction: Direction::Up, name: "body" };
+    let body = wrap(flow, permit, dlp.outbound, permit.request().headers(), body, ending, &findings, place)?;
+    Ok(Upload { body, findings })
+}
+
+pub(super) fn inbound(
+    flow: &Flow,
+    prepared: &Prepared,
+    headers: &HeaderMap,
+    body: Body,
+    ending: &Arc<Ending>,
+) -> Result<Body, Stop> {
+    let permit = &prepared.permit;
+    let dlp = permit.rule().dlp();
+    if dlp.inbound.is_empty() || body.is_end_stream() {
+        return Ok(body);
+    }
+    let place = Place { direction: Direction::Down, name: "response body" };
+    wrap(flow, permit, dlp.inbound, headers, body, ending, &Findings::default(), place)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Up,
+    Down,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    direction: Direction,
+    name: &'static str,
+}
+
+#[expect(clippy::too_many_arguments, reason = "one private place joins what two directions share")]
+fn wrap(
+    flow: &Flow,
+    permit: &Permit,
+    selection: Selection,
+    headers: &HeaderMap,
+    body: Body,
+    ending: &Arc<Ending>,
+    findings: &Findings,
+    place: Place,
+) -> Result<Body, Stop> {
+    let stream = match selection.is_empty() {
+        true => None,
+        false => {
+            let settings = &flow.shared.settings;
+            let limits = Limits { decoded: settings.decoded_bytes, ..Limits::default() };
+            let coding = coding(headers)?;
+            Some(dlp::Stream::new(permit.snapshot().detectors(), selection, coding, limits))
+        }
+    };
+    let scanned = Scanned {
+        body,
+        stream,
+        detectors: permit.snapshot().detectors().clone(),
+        selection,
+        on_match: permit.rule().dlp().on_match,
+        ending: ending.clone(),
+        findings: findings.clone(),
+        place,
+        quiet_after: flow.shared.settings.quiet,
+        quiet: None,
+        last: None,
+        ended: false,
+    };
+    Ok(Body::stream(scanned))
+}
+
+/// What is understood of the message's content coding; anything else cannot be inspected and is refused.
+fn coding(headers: &HeaderMap) -> Result<Coding, Stop> {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    let first = codings.next().map(|v| v.as_bytes().trim_ascii());
+    match (first, codings.next()) {
+        (None, _) => Ok(Coding::Identity),
+        (Some(one), None) if one.is_empty() || one.eq_ignore_ascii_case(b"identity") => Ok(Coding::Identity),
+        (Some(one), None) if one.eq_ignore_ascii_case(b"gzip") || one.eq_ignore_ascii_case(b"x-gzip") => {
+            Ok(Coding::Gzip)
+        }
+        _ => Err(Stop::new(Reason::DlpCoding, "the body has a content coding that cannot be inspected")),
+    }
+}
+
+struct Scanned {
+    body: Body,
+    stream: Option<dlp::Stream>,
+    detectors: Arc<dlp::Detectors>,
+    selection: Selection,
+    on_match: OnMatch,
+    ending: Arc<Ending>,
+    findings: Findings,
+    place: Place,
+    quiet_after: Duration,
+    quiet: Option<Pin<Box<Sleep>>>,
+    /// Trailers that wait until the body before them was released.
+    last: Option<Frame<Bytes>>,
+    ended: bool,
+}
+
+impl Scanned {
+    /// Counts what goes on; a download is counted where it leaves.
+    fn pass(&self, data: Bytes) -> Option<Result<Frame<Bytes>, BodyError>> {
+        if self.place.direction == Direction::Up {
+            self.ending.count_up(data.len() as u64);
+        }
+        Some(Ok(Frame::data(data)))
+    }
+
+    fn stopped(&mut self, stop: &dlp::Stop) -> Result<(), BodyError> {
+        let (reason, detail) = match stop {
+            dlp::Stop::Finding(finding) => {
+                let encoding = finding.encoding.as_str().to_owned();
+                self.ending.found(&finding.rule, self.place.name, &encoding);
+                if self.on_match == OnMatch::Log {
+                    return Ok(());
+                }
+                (Reason::Dlp, format!("{} found in the {}", finding.rule, self.place.name))
+            }
+            dlp::Stop::Bomb => (Reason::DlpBomb, "the body decompresses beyond its budget".to_owned()),
+            dlp::Stop::BadCoding => (Reason::DlpCoding, "the body is not what its content coding says".to_owned()),
+        };
+        self.ending.finish(super::Outcome::Blocked, Some(reason), Some(detail.clone()));
+        self.findings.set(reason, detail);
+        self.ended = true;
+        Err(BodyError::Refused)
+    }
+
+    fn trailers(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        if self.selection.is_empty() {
+            return Ok(frame);
+        }
+        for value in frame.trailers_ref().into_iter().flat_map(HeaderMap::values) {
+            if let Some(finding) = self.detectors.scan(self.selection, value.as_bytes()) {
+                self.stopped(&dlp::Stop::Finding(finding))?;
+            }
+        }
+        Ok(frame)
+    }
+
+    /// A frame came: what it lets go on, or an error. `None`: nothing yet.
+    fn take(&mut self, frame: Frame<Bytes>) -> Option<Result<Frame<Bytes>, BodyError>> {
+        match frame.into_data() {
+            Ok(data) => {
+                let Some(stream) = self.stream.as_mut() else { return self.pass(data) };
+                let pushed = stream.push(data);
+                if let Err(stop) = pushed
+                    && let Err(error) = self.stopped(&stop)
+                {
+                    return Some(Err(error));
+                }
+                None
+            }
+            Err(frame) => {
+                match self.trailers(frame) {
+                    Ok(frame) => self.last = Some(frame),
+                    Err(error) => return Some(Err(error)),
+                }
+                self.end().err().map(Err)
+            }
+        }
+    }
+
+    fn end(&mut self) -> Result<(), BodyError> {
+        self.ended = true;
+        if let Some(stream) = self.stream.as_mut()
+            && let Err(stop) = stream.finish()
+        {
+            self.stopped(&stop)?;
+        }
+        Ok(())
+    }
+}
+
+impl HttpBody for Scanned {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        loop {
+            if let Some(ready) = this.stream.as_mut().and_then(dlp::Stream::pop) {
+                return Poll::Ready(this.pass(ready));
+            }
+            if this.ended {
+                return Poll::Ready(this.last.take().map(Ok));
+            }
+            match Pin::new(&mut this.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    this.quiet = None;
+                    if let Some(out) = this.take(frame) {
+                        return Poll::Ready(Some(out));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => {
+                    if let Err(error) = this.end() {
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                }
+                Poll::Pending => {
+                    let Some(stream) = this.stream.as_mut().filter(|stream| stream.held() > 0) else {
+                        return Poll::Pending;
+                    };
+                    let after = this.quiet_after;
+                    let quiet = this.quiet.get_or_insert_with(|| Box::pin(tokio::time::sleep(after)));
+                    if quiet.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    stream.release_quiet();
+                    match stream.pop() {
+                        Some(ready) => return Poll::Ready(this.pass(ready)),
+                        None => return Poll::Pending,
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended && self.last.is_none() && self.stream.as_ref().is_none_or(|stream| stream.held() == 0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // What is held or released in other pieces is still as long as it was.
+        self.body.size_hint()
+    }
+}

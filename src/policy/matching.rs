@@ -1,0 +1,197 @@
+//! What one `[[rule.match]]` asks of a request, and how far a request got before it failed.
+//!
+//! An allow must hold in every reading of path and query; a deny needs one reading, and looks at letters without case.
+
+use super::CanonicalRequest;
+use super::path::Readings;
+use super::query::Query;
+use http::{HeaderName, Method};
+use regex::bytes::Regex;
+use std::borrow::Cow;
+use std::cell::OnceCell;
+
+/// The checks a rule makes of a request on its host, in their order. The furthest failure of all rules is the reason
+/// of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    Client,
+    Scheme,
+    Port,
+    Path,
+    Method,
+    Query,
+    Header,
+    WebSocket,
+}
+
+/// A request while it is judged: its readings are made once, when a rule first asks.
+pub(super) struct Judged<'a> {
+    pub(super) request: &'a CanonicalRequest,
+    readings: OnceCell<Readings<'a>>,
+    query: OnceCell<Query>,
+}
+
+impl<'a> Judged<'a> {
+    pub(super) fn new(request: &'a CanonicalRequest) -> Self {
+        Self { request, readings: OnceCell::new(), query: OnceCell::new() }
+    }
+
+    fn query(&self) -> &Query {
+        self.query.get_or_init(|| Query::read(self.request.query().unwrap_or_default()))
+    }
+}
+
+/// Whom a condition serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Allow,
+    Deny,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Match {
+    /// Empty: any method; for an allow, any standard one.
+    pub(super) methods: Vec<Method>,
+    pub(super) path: Option<PathMatch>,
+    pub(super) headers: Vec<FieldMatch<HeaderName>>,
+    pub(super) query: Vec<FieldMatch<String>>,
+}
+
+/// A named value's condition.
+#[derive(Debug)]
+pub(super) struct FieldMatch<N> {
+    pub(super) name: N,
+    pub(super) value: ValueMatch,
+}
+
+#[derive(Debug)]
+pub(super) enum ValueMatch {
+    Exact(Vec<u8>),
+    /// Anchored at both ends.
+    Regex(Regex),
+}
+
+#[derive(Debug)]
+pub(super) enum PathMatch {
+    Exact(Vec<u8>),
+    /// Segment-wise, without a slash at its end: `/a` covers `/a`, `/a/` and `/a/b`.
+    Prefix(Vec<u8>),
+    /// Anchored at both ends; globs become one of these.
+    Regex(Regex),
+}
+
+impl Match {
+    /// `Err` is the stage that failed.
+    pub(super) fn test(&self, judged: &Judged<'_>, side: Side, encoded_slash: bool) -> Result<(), Stage> {
+        if let Some(path) = &self.path
+            && !path.holds(judged, side, encoded_slash)
+        {
+            return Err(Stage::Path);
+        }
+        if !self.method_holds(judged.request.method(), side) {
+            return Err(Stage::Method);
+        }
+        if !self.query.iter().all(|condition| condition.query_holds(judged.query(), side)) {
+            return Err(Stage::Query);
+        }
+        if !self.headers.iter().all(|condition| condition.headers_hold(judged.request, side)) {
+            return Err(Stage::Header);
+        }
+        Ok(())
+    }
+
+    fn method_holds(&self, method: &Method, side: Side) -> bool {
+        if self.methods.is_empty() {
+            return side == Side::Deny || is_standard(method);
+        }
+        self.methods.contains(method)
+    }
+}
+
+/// What a rule allows that names no method. Others (WebDAV, inventions) have to be named.
+pub(super) fn is_standard(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::DELETE
+            | Method::PATCH
+            | Method::OPTIONS
+    )
+}
+
+impl PathMatch {
+    fn holds(&self, judged: &Judged<'_>, side: Side, encoded_slash: bool) -> bool {
+        let target = judged.request.target();
+        if let Some(plain) = target.plain_path() {
+            return self.one(plain, side);
+        }
+        let readings = judged.readings.get_or_init(|| target.readings());
+        if readings.obscure && !encoded_slash {
+            return side == Side::Deny;
+        }
+        match side {
+            Side::Allow => readings.iter().all(|path| self.one(path, side)),
+            Side::Deny => readings.iter().any(|path| self.one(path, side)),
+        }
+    }
+
+    fn one(&self, path: &[u8], side: Side) -> bool {
+        let path = match side {
+            Side::Allow => Cow::Borrowed(path),
+            Side::Deny => fold(path),
+        };
+        match self {
+            Self::Exact(own) => *own == *path,
+            Self::Prefix(own) => match path.strip_prefix(own.as_slice()) {
+                Some(rest) => rest.first().is_none_or(|&b| b == b'/'),
+                None => false,
+            },
+            Self::Regex(regex) => regex.is_match(&path),
+        }
+    }
+}
+
+impl ValueMatch {
+    fn accepts(&self, value: &[u8], side: Side) -> bool {
+        match (self, side) {
+            (Self::Exact(own), Side::Allow) => own == value,
+            (Self::Exact(own), Side::Deny) => *own == *fold(value),
+            (Self::Regex(regex), _) => regex.is_match(value),
+        }
+    }
+}
+
+impl FieldMatch<String> {
+    fn query_holds(&self, query: &Query, side: Side) -> bool {
+        match side {
+            Side::Allow => query.surely(&self.name, |v| self.value.accepts(v, side)),
+            Side::Deny => query.perhaps(&self.name, |v| self.value.accepts(v, side)),
+        }
+    }
+}
+
+impl FieldMatch<HeaderName> {
+    /// An allow wants the field, with every one of its lines accepted.
+    fn headers_hold(&self, request: &CanonicalRequest, side: Side) -> bool {
+        let mut lines = request.headers().get_all(&self.name).iter().peekable();
+        match side {
+            Side::Allow => lines.peek().is_some() && lines.all(|v| self.value.accepts(v.as_bytes(), side)),
+            Side::Deny => lines.any(|v| self.value.accepts(v.as_bytes(), side)),
+        }
+    }
+}
+
+/// Text without case; what a deny compares. Its own side was folded at load.
+pub(super) fn fold(text: &[u8]) -> Cow<'_, [u8]> {
+    if text.iter().all(|b| b.is_ascii() && !b.is_ascii_uppercase()) {
+        return Cow::Borrowed(text);
+    }
+    match std::str::from_utf8(text) {
+        Ok(text) => Cow::Owned(text.to_lowercase().into_bytes()),
+        Err(_) => Cow::Owned(text.to_ascii_lowercase()),
+    }
+}

@@ -1,0 +1,219 @@
+//! The only place that connects. It takes a right, resolves its name with our own resolver, passes each address
+//! through the guard at the moment of dialling, and connects to exactly the address that was passed.
+
+use super::{Settings, UpstreamError, Wire};
+use crate::base::{AddressClass, Host, Proto, Scheme, UpstreamAddr};
+use crate::dns::Resolver;
+use crate::net::OwnAddresses;
+use crate::policy::{DialRight, Rule};
+use crate::tls::{self, Alpn, Anchors, ClientError, Profile, ProfileSettings, UpstreamFault};
+use rustls::pki_types::ServerName;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// How long the first address is tried alone before the next joins in (RFC 8305 names 250 ms).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// Addresses of one name that are tried at most.
+const MAX_ADDRESSES: usize = 8;
+
+pub(super) struct Dialler {
+    resolver: Arc<Resolver>,
+    own: Arc<OwnAddresses>,
+    anchors: Anchors,
+    profile: Arc<Profile>,
+    /// Profiles of rules with trust of their own, as long as the rule lives.
+    special: Mutex<HashMap<usize, (Weak<Rule>, Arc<Profile>)>>,
+    connect: Duration,
+    handshake: Duration,
+}
+
+pub(super) struct Dialled {
+    pub(super) wire: Wire,
+    pub(super) proto: Proto,
+    pub(super) address: UpstreamAddr,
+}
+
+impl Dialler {
+    pub(super) fn new(
+        settings: &Settings,
+        resolver: Arc<Resolver>,
+        own: Arc<OwnAddresses>,
+        anchors: Anchors,
+    ) -> Result<Self, ClientError> {
+        let profile = Arc::new(Profile::new(&anchors, &ProfileSettings::default())?);
+        Ok(Self {
+            resolver,
+            own,
+            anchors,
+            profile,
+            special: Mutex::new(HashMap::new()),
+            connect: settings.connect,
+            handshake: settings.handshake,
+        })
+    }
+
+    /// Whether the guard lets this right connect to this address.
+    pub(super) fn passes(&self, right: &DialRight, ip: IpAddr) -> bool {
+        let class_passes = match AddressClass::of(ip) {
+            AddressClass::Public => true,
+            AddressClass::Grantable => right.grants(ip),
+            AddressClass::Never => false,
+        };
+        class_passes && !self.own.contains(ip)
+    }
+
+    /// A TCP connection to one of the right's addresses.
+    pub(super) async fn tcp(&self, right: &DialRight) -> Result<(TcpStream, UpstreamAddr), UpstreamError> {
+        let candidates = self.candidates(right).await?;
+        let stream = race(&candidates, self.connect).await?;
+        stream.set_nodelay(true)?;
+        let address = UpstreamAddr(stream.peer_addr()?);
+        Ok((stream, address))
+    }
+
+    /// A connection that is ready for HTTP: over https the origin was verified, and `offer` was offered by ALPN.
+    pub(super) async fn connect(&self, right: &DialRight, offer: &[Proto]) -> Result<Dialled, UpstreamError> {
+        tokio::time::timeout(self.handshake, self.connect_unbounded(right, offer))
+            .await
+            .unwrap_or(Err(UpstreamError::ConnectTimeout))
+    }
+
+    async fn connect_unbounded(&self, right: &DialRight, offer: &[Proto]) -> Result<Dialled, UpstreamError> {
+        let (tcp, address) = self.tcp(right).await?;
+        if right.scheme() != Scheme::Https {
+            return Ok(Dialled { wire: Wire::Tcp(tcp), proto: Proto::H1, address });
+        }
+        let alpn = if offer.contains(&Proto::H2) { Alpn::Both } else { Alpn::Http1 };
+        let config = self.profile(right)?.config(alpn);
+        let name = server_name(right.host())?;
+        let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| tls_failure(&e))?;
+        let proto = match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Proto::H2,
+            _ => Proto::H1,
+        };
+        Ok(Dialled { wire: Wire::Tls(Box::new(stream)), proto, address })
+    }
+
+    pub(super) async fn candidates(&self, right: &DialRight) -> Result<Vec<SocketAddr>, UpstreamError> {
+        let port = right.port();
+        let all: Vec<IpAddr> = match right.host() {
+            Host::Ip(ip) => vec![*ip],
+            Host::Name(name) => {
+                let found = self.resolver.addresses(name).await.map_err(|e| UpstreamError::Dns(e.to_string()))?;
+                found.addrs.clone()
+            }
+        };
+        let blocked = all.first().copied();
+        let mut passed: Vec<SocketAddr> =
+            all.into_iter().filter(|ip| self.passes(right, *ip)).map(|ip| SocketAddr::new(ip, port)).collect();
+        passed.truncate(MAX_ADDRESSES);
+        match (passed.is_empty(), blocked) {
+            (false, _) => Ok(passed),
+            (true, Some(ip)) => Err(UpstreamError::Blocked(ip)),
+            (true, None) => Err(UpstreamError::Dns("the name has no address".into())),
+        }
+    }
+
+    fn profile(&self, right: &DialRight) -> Result<Arc<Profile>, UpstreamError> {
+        let rule = right.rule();
+        let Some(settings) = rule.tls() else { return Ok(self.profile.clone()) };
+        let mut special = self.special.lock().unwrap_or_else(PoisonError::into_inner);
+        special.retain(|_, (rule, _)| rule.strong_count() > 0);
+        let key = Arc::as_ptr(rule) as usize;
+        if let Some((_, profile)) = special.get(&key) {
+            return Ok(profile.clone());
+        }
+        let profile =
+            Profile::new(&self.roots, settings).map_err(|e| UpstreamError::Tls(format!("rule {}: {e}", rule.name())))?;
+        let profile = Arc::new(profile);
+        special.insert(key, (Arc::downgrade(rule), profile.clone()));
+        Ok(profile)
+    }
+}
+
+fn server_name(host: &Host) -> Result<ServerName<'static>, UpstreamError> {
+    match host {
+        Host::Ip(ip) => Ok(ServerName::from(*ip)),
+        Host::Name(name) => ServerName::try_from(name.as_str().to_owned())
+            .map_err(|_| UpstreamError::Tls(format!("{name} is no name that TLS can verify"))),
+    }
+}
+
+/// Connects to the first address that answers; each next one joins after a pause or when one failed.
+async fn race(candidates: &[SocketAddr], each: Duration) -> Result<TcpStream, UpstreamError> {
+    let [first, rest @ ..] = candidates else { return Err(UpstreamError::Dns("the name has no address".into())) };
+    if rest.is_empty() {
+        return connect(*first, each).await.map_err(UpstreamError::Connect);
+    }
+    let (won, mut winner) = tokio::sync::mpsc::channel(1);
+    let attempts = candidates.iter().enumerate().map(|(i, address)| {
+        let won = won.clone();
+        async move {
+            tokio::time::sleep(NEXT_ADDRESS * i as u32).await;
+            let result = connect(*address, each).await;
+            if let Ok(stream) = result {
+                let _ = won.try_send(stream);
+                return None;
+            }
+            result.err()
+        }
+    });
+    let mut all = std::pin::pin!(join_all(attempts));
+    tokio::select! {
+        biased;
+        Some(stream) = winner.recv() => Ok(stream),
+        errors = &mut all => match winner.try_recv() {
+            Ok(stream) => Ok(stream),
+            Err(_) => {
+                let last = errors.into_iter().flatten().last();
+                Err(UpstreamError::Connect(last.unwrap_or_else(|| io::ErrorKind::NotConnected.into())))
+            }
+        },
+    }
+}
+
+/// Polls a few futures together until all are done.
+async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.map(|f| (Box::pin(f), None)).collect();
+    std::future::poll_fn(|cx| {
+        let mut waiting = false;
+        for (future, output) in &mut running {
+            if output.is_none() {
+                match future.as_mut().poll(cx) {
+                    std::task::Poll::Ready(value) => *output = Some(value),
+                    std::task::Poll::Pending => waiting = true,
+                }
+            }
+        }
+        if waiting { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, output)| output).collect()
+}
+
+async fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    #[expect(clippy::disallowed_methods, reason = "the one place that connects: the guard has passed the address")]
+    let connecting = TcpStream::connect(address);
+    tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn tls_failure(error: &io::Error) -> UpstreamError {
+    use rustls::{AlertDescription, Error};
+    match tls::tls_error(error) {
+        Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => UpstreamError::NoCommonProtocol,
+        Some(found) => {
+            let fault = UpstreamFault::of(found);
+            if fault.is_certificate() {
+                UpstreamError::Certificate(fault.to_string())
+            } else {
+                UpstreamError::Tls(fault.to_string())
+            }
+        }
+        None => UpstreamError::Tls(error.to_string()),
+    }
+}

@@ -1,0 +1,75 @@
+//! Why an exchange with the upstream side failed, and which reason a record gives for it.
+
+use crate::codec::BodyError;
+use crate::codec::h1::{ReadError, WriteError};
+use crate::policy::Reason;
+use std::io;
+use std::net::IpAddr;
+
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    #[error("the name could not be resolved: {0}")]
+    Dns(String),
+    /// The guard refused every address.
+    #[error("the address guard refuses {0}")]
+    Blocked(IpAddr),
+    #[error("no address could be connected to: {0}")]
+    Connect(#[source] io::Error),
+    #[error("the connection or its TLS handshake took too long")]
+    ConnectTimeout,
+    #[error("the certificate was not accepted: {0}")]
+    Certificate(String),
+    #[error("TLS failed: {0}")]
+    Tls(String),
+    #[error("the origin speaks none of the protocols offered")]
+    NoCommonProtocol,
+    #[error("the answer did not begin in time")]
+    HeadTimeout,
+    #[error("the answer is not valid HTTP: {0}")]
+    Protocol(String),
+    #[error("the origin closed before it answered")]
+    Closed,
+    /// A pooled connection was dead; never leaves this module's parent for a request that can be repeated.
+    #[error("the pooled connection was closed")]
+    Stale,
+    /// The client's side of the request failed or was stopped while it was sent.
+    #[error("the request body ended early: {0}")]
+    RequestBody(#[source] BodyError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl UpstreamError {
+    /// The reason class for the record.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Dns(_) => Reason::Dns,
+            Self::Blocked(_) => Reason::AddrBlocked,
+            Self::Connect(_) | Self::Closed | Self::Stale | Self::Io(_) => Reason::UpstreamConnect,
+            Self::ConnectTimeout | Self::HeadTimeout => Reason::UpstreamTimeout,
+            Self::Certificate(_) => Reason::UpstreamCert,
+            Self::Tls(_) | Self::NoCommonProtocol | Self::Protocol(_) => Reason::UpstreamProtocol,
+            Self::RequestBody(_) => Reason::BadFraming,
+        }
+    }
+}
+
+impl From<WriteError> for UpstreamError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Io(io) => Self::Io(io),
+            WriteError::Body(body) => Self::RequestBody(body),
+            WriteError::Length => Self::RequestBody(BodyError::Truncated),
+        }
+    }
+}
+
+impl From<ReadError> for UpstreamError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Head(head) => Self::Protocol(head.to_string()),
+            ReadError::Truncated => Self::Closed,
+            ReadError::Io(io) => Self::Io(io),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! One HTTP/1 exchange with an upstream host. The request is written and the answer read by the same task; only an
+//! upload that goes on after the answer began gets a task of its own.
+
+use super::dial::Dialled;
+use super::pool::{Key, Pool};
+use super::{Answer, Upstream, UpstreamError, UpstreamRequest, Wire};
+use crate::base::UpstreamAddr;
+use crate::codec::h1::{
+    Framing, HeadLimits, Left, MessageBody, Pace, Persistence, Reader, ResponseHead, Slot, WriteError, encode_request, framing_of,
+    write_message,
+};
+use crate::codec::{Body, BodyError};
+use bytes::{Bytes, BytesMut};
+use http::{Method, Response, StatusCode, Version};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{ReadHalf, WriteHalf};
+
+/// Interim answers that one request may cause.
+const MAX_INTERIM: usize = 16;
+
+pub(super) struct Connection {
+    reader: Reader<ReadHalf<Wire>>,
+    writer: WriteHalf<Wire>,
+    address: UpstreamAddr,
+    reused: bool,
+}
+
+impl Connection {
+    pub(super) fn new(dialled: Dialled) -> Self {
+        let (read, writer) = tokio::io::split(dialled.wire);
+        Self { reader: Reader::new(read), writer, address: dialled.address, reused: false }
+    }
+
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.reader.is_quiet()
+    }
+}
+
+type Uploading = Pin<Box<dyn Future<Output = (WriteHalf<Wire>, Result<(), WriteError>)> + Send>>;
+
+pub(super) async fn exchange(
+    connection: Connection,
+    request: UpstreamRequest,
+    upstream: &Upstream,
+    key: &Key,
+) -> Result<Answer, UpstreamError> {
+    let Connection { mut reader, writer, address, reused } = connection;
+    let framing = framing_of(&request.body);
+    let mut request = request;
+    super::h2::join_cookies(&mut request.headers);
+    let mut head = BytesMut::new();
+    encode_request(
+        &mut head,
+        &request.method,
+        request.target.as_str(),
+        &request.authority(),
+        &request.headers,
+        framing,
+    );
+    if request.websocket {
+        // The head ends in its empty line; the upgrade fields go before it.
+        head.truncate(head.len() - 2);
+        head.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
+    }
+    let UpstreamRequest { method, body, websocket, .. } = request;
+    let (writer, upload) = if framing == Framing::None {
+        let mut writer = writer;
+        let sent = write_message(&mut writer, head, &mut Body::Empty, framing, &mut 0).await;
+        sent.map_err(|e| stale(reused, e.into()))?;
+        (Some(writer), None)
+    } else {
+        let mut writer = writer;
+        let upload: Uploading = Box::pin(async move {
+            let mut body = body;
+            let result = write_message(&mut writer, head, &mut body, framing, &mut 0).await;
+            (writer, result)
+        });
+        (None, Some(upload))
+    };
+    let answered = answer(&mut reader, &method, upload, upstream, websocket).await;
+    let (head, finished, still_uploading) = answered.map_err(|e| stale(reused, e))?;
+    if let Some(upload) = still_uploading {
+        let drain = upstream.tasks.drain_signal();
+        upstream.tasks.spawn("upload", finish_upload(upload, drain));
+    }
+    let connection = Parts { reader, writer: writer.or(finished), address };
+    Ok(into_answer(head, connection, &method, upstream, key))
+}
+
+/// An upload that outlives the head of its answer; its connection is not used again.
+async fn finish_upload(upload: Uploading, mut drain: crate::rt::Drain) {
+    tokio::select! {
+        // Half a message must not look like a whole one: the connection ends with it.
+        (mut writer, _) = upload => {
+            let _ = tokio::io::AsyncWriteExt::shutdown(&mut writer).await;
+        }
+        () = drain.signalled() => {}
+    }
+}
+
+type Answered = (ResponseHead, Option<WriteHalf<Wire>>, Option<Uploading>);
+
+/// Writes what is left of the request and waits for the final head, whichever comes first.
+async fn answer(
+    reader: &mut Reader<ReadHalf<Wire>>,
+    method: &Method,
+    upload: Option<Uploading>,
+    upstream: &Upstream,
+    websocket: bool,
+) -> Result<Answered, UpstreamError> {
+    let settings = &upstream.settings;
+    let mut reading = std::pin::pin!(final_head(reader, method, &settings.head, websocket));
+    let mut writer = None;
+    if let Some(mut sending) = upload {
+        tokio::select! {
+            biased;
+            (half, result) = &mut sending => match result {
+                Ok(()) => writer = Some(half),
+                // The origin may have answered before it closed; its answer is worth more than our error.
+                Err(WriteError::Io(error)) => {
+                    return match tokio::time::timeout(settings.connect, reading).await {
+                        Ok(Ok(head)) => Ok((head, None, None)),
+                        _ => Err(error.into()),
+                    };
+                }
+                Err(other) => return Err(other.into()),
+            },
+            head = &mut reading => return Ok((head?, None, Some(sending))),
+        }
+    }
+    let head = tokio::time::timeout(settings.response_head, reading).await;
+    Ok((head.unwrap_or(Err(UpstreamError::HeadTimeout))?, writer, None))
+}
+
+/// Interim answers are ours to use and not passed on; `101` is valid only where we asked for it.
+async fn final_head(
+    reader: &mut Reader<ReadHalf<Wire>>,
+    method: &Method,
+    limits: &HeadLimits,
+    websocket: bool,
+) -> Result<ResponseHead, UpstreamError> {
+    for _ in 0..MAX_INTERIM {
+        let head = reader.response(method, limits).await?;
+        match head.status {
+            StatusCode::SWITCHING_PROTOCOLS if websocket => return Ok(head),
+            StatusCode::SWITCHING_PROTOCOLS => {
+                return Err(UpstreamError::Protocol("101 Switching Protocols that nobody asked for".into()));
+            }
+            status if status.is_informational() => {}
+            _ => return Ok(head),
+        }
+    }
+    Err(UpstreamError::Protocol("too many interim answers".into()))
+}
+
+/// A pooled connection may have been closed while our request was on its way.
+fn stale(reused: bool, error: UpstreamError) -> UpstreamError {
+    match error {
+        UpstreamError::Closed | UpstreamError::Io(_) if reused => UpstreamError::Stale,
+        other => other,
+    }
+}
+
+struct Parts {
+    reader: Reader<ReadHalf<Wire>>,
+    /// Absent while an upload still uses it, or when it failed.
+    writer: Option<WriteHalf<Wire>>,
+    address: UpstreamAddr,
+}
+
+fn into_answer(head: ResponseHead, parts: Parts, method: &Method, upstream: &Upstream, key: &Key) -> Answer {
+    let Parts { reader, writer, address } = parts;
+    let ResponseHead { status, headers, framing, stated_length, persistence } = head;
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    let mut answer =
+        Answer { response, from: address, version: Version::HTTP_11, stated_length: None, switched: None };
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        answer.switched = writer.map(|writer| {
+            let (ahead, read) = reader.into_parts();
+            (ahead, read.unsplit(writer))
+        });
+        return answer;
+    }
+    if *method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
+        answer.stated_length = stated_length;
+    }
+    let home = (persistence == Persistence::KeepAlive && framing != Framing::UntilClose)
+        .then(|| writer.map(|writer| Home { pool: upstream.pool.clone(), key: key.clone(), writer, address }))
+        .flatten();
+    if framing == Framing::None {
+        if let Some(home) = home {
+            home.take_back(reader);
+        }
+        return answer;
+    }
+    let pace = Pace { patience: upstream.settings.response_silence, bytes_per_second: 0 };
+    let (message, slot) = MessageBody::new(reader, framing, pace, None);
+    *answer.response.body_mut() = Body::stream(Returning { message: Some(message), slot, home });
+    answer
+}
+
+/// Where a connection goes after its answer was read to the end.
+struct Home {
+    pool: Arc<Pool>,
+    key: Key,
+    writer: WriteHalf<Wire>,
+    address: UpstreamAddr,
+}
+
+impl Home {
+    fn take_back(self, reader: Reader<ReadHalf<Wire>>) {
+        let Self { pool, key, writer, address } = self;
+        let mut connection = Connection { reader, writer, address, reused: true };
+        // Bytes behind the answer belong to no request of ours: such a connection is not used again.
+        if connection.is_quiet() {
+            pool.put_h1(&key, connection);
+        }
+    }
+}
+
+/// An answer's body that gives its connection back when it was read to the end.
+struct Returning {
+    message: Option<MessageBody<ReadHalf<Wire>>>,
+    slot: Slot<ReadHalf<Wire>>,
+    home: Option<Home>,
+}
+
+impl Returning {
+    /// As early as possible: the client's next request often arrives before this body is dropped.
+    fn return_if_done(&mut self) {
+        if self.message.as_ref().is_some_and(HttpBody::is_end_stream) {
+            self.message = None;
+            if let (Some(home), Some(Left { reader, rest: None })) = (self.home.take(), self.slot.take()) {
+                home.take_back(reader);
+            }
+        }
+    }
+}
+
+impl HttpBody for Returning {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(message) = self.message.as_mut() else { return Poll::Ready(None) };
+        let frame = std::task::ready!(Pin::new(message).poll_frame(cx));
+        self.return_if_done();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.message.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.message.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}

@@ -1,0 +1,196 @@
+//! Idle connections, kept for exactly the client, rule and destination that they were opened for.
+
+use super::{Settings, h1, h2};
+use crate::base::{Host, Scheme};
+use crate::policy::{ClientId, DialRight, Rule};
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Two exchanges may share a connection only when all of this is equal. The rule stands for its TLS trust and its
+/// credentials; after a reload it is another rule.
+#[derive(Clone)]
+pub(super) struct Key {
+    client: ClientId,
+    host: Host,
+    port: u16,
+    scheme: Scheme,
+    rule: Arc<Rule>,
+}
+
+impl Key {
+    pub(super) fn new(right: &DialRight) -> Self {
+        Self {
+            client: right.client(),
+            host: right.host().clone(),
+            port: right.port(),
+            scheme: right.scheme(),
+            rule: right.rule().clone(),
+        }
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.client == other.client
+            && self.port == other.port
+            && self.scheme == other.scheme
+            && Arc::ptr_eq(&self.rule, &other.rule)
+            && self.host == other.host
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.client.hash(state);
+        self.host.hash(state);
+        self.port.hash(state);
+        (Arc::as_ptr(&self.rule) as usize).hash(state);
+    }
+}
+
+/// Locks are held for a map look-up each, and flows to different places rarely share one.
+const SHARDS: usize = 16;
+
+pub(super) struct Pool {
+    shards: [Mutex<HashMap<Key, Entry>>; SHARDS],
+    hasher: std::hash::RandomState,
+    idle: AtomicUsize,
+    idle_for: Duration,
+    per_key: usize,
+    total: usize,
+}
+
+#[derive(Default)]
+struct Entry {
+    h1: Vec<(h1::Connection, Instant)>,
+    h2: Option<Arc<H2Cell>>,
+}
+
+/// The one HTTP/2 connection of a key, and whose turn it is to open it.
+#[derive(Default)]
+pub(super) struct H2Cell {
+    held: Mutex<Option<(h2::Connection, Instant)>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl H2Cell {
+    pub(super) fn current(&self) -> Option<h2::Connection> {
+        let mut held = lock(&self.held);
+        match held.as_mut() {
+            Some((connection, used)) if connection.is_open() => {
+                *used = Instant::now();
+                Some(connection.clone())
+            }
+            _ => {
+                *held = None;
+                None
+            }
+        }
+    }
+
+    pub(super) fn set(&self, connection: h2::Connection) {
+        *lock(&self.held) = Some((connection, Instant::now()));
+    }
+
+    pub(super) fn forget(&self) {
+        *lock(&self.held) = None;
+    }
+
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+}
+
+impl Pool {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            shards: Default::default(),
+            hasher: std::hash::RandomState::new(),
+            idle: AtomicUsize::new(0),
+            idle_for: settings.idle,
+            per_key: settings.idle_per_key,
+            total: settings.idle_total,
+        }
+    }
+
+    /// The connection used last that is still quiet: neither closed nor with bytes that nobody asked for.
+    pub(super) fn take_h1(&self, key: &Key) -> Option<h1::Connection> {
+        loop {
+            let (mut connection, since) = self.shard(key).get_mut(key)?.h1.pop()?;
+            self.idle.fetch_sub(1, Ordering::Relaxed);
+            if since.elapsed() < self.idle_for && connection.is_quiet() {
+                return Some(connection);
+            }
+        }
+    }
+
+    pub(super) fn put_h1(&self, key: &Key, connection: h1::Connection) {
+        if self.idle.load(Ordering::Relaxed) >= self.total {
+            return;
+        }
+        let mut shard = self.shard(key);
+        let entry = match shard.get_mut(key) {
+            Some(entry) => entry,
+            None => shard.entry(key.clone()).or_default(),
+        };
+        if entry.h1.len() < self.per_key {
+            entry.h1.push((connection, Instant::now()));
+            self.idle.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn h2_cell(&self, key: &Key) -> Arc<H2Cell> {
+        let mut shard = self.shard(key);
+        if let Some(cell) = shard.get(key).and_then(|entry| entry.h2.clone()) {
+            return cell;
+        }
+        shard.entry(key.clone()).or_default().h2.get_or_insert_default().clone()
+    }
+
+    /// Drops what has been idle too long, and entries that hold nothing.
+    pub(super) fn expire(&self) {
+        for shard in &self.shards {
+            let mut gone = Vec::new();
+            lock(shard).retain(|_, entry| {
+                let (keep, old): (Vec<_>, Vec<_>) =
+                    std::mem::take(&mut entry.h1).into_iter().partition(|(_, since)| since.elapsed() < self.idle_for);
+                entry.h1 = keep;
+                gone.extend(old);
+                if let Some(cell) = &entry.h2 {
+                    let idle = {
+                        let mut held = lock(&cell.held);
+                        if held.as_ref().is_some_and(|(c, used)| !c.is_open() || (c.is_idle() && used.elapsed() >= self.idle_for)) {
+                            *held = None;
+                        }
+                        held.is_none()
+                    };
+                    if idle && Arc::strong_count(cell) == 1 {
+                        entry.h2 = None;
+                    }
+                }
+                !entry.h1.is_empty() || entry.h2.is_some()
+            });
+            self.idle.fetch_sub(gone.len(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Entry>> {
+        use std::hash::BuildHasher;
+        let at = self.hasher.hash_one(key) as usize % SHARDS;
+        let [first, ..] = &self.shards;
+        lock(self.shards.get(at).unwrap_or(first))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,102 @@
+//! The certificate authorities of the test internet: one that the gate is told to trust, and one it never heard of.
+//!
+//! A host's certificate is made when it is first asked for. A few names get a wrong one on purpose, so that a test
+//! chooses the fault by the name it asks for.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+#[derive(Debug)]
+pub struct Authorities {
+    trusted: Issuer<'static, KeyPair>,
+    trusted_pem: String,
+    stranger: Issuer<'static, KeyPair>,
+    leaf_key: KeyPair,
+    leaves: Mutex<HashMap<(String, Fault), Arc<CertifiedKey>>>,
+}
+
+/// What is wrong with a host's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Fault {
+    None,
+    Expired,
+    SelfSigned,
+    WrongHost,
+    UnknownRoot,
+}
+
+impl Authorities {
+    pub fn new() -> Self {
+        let (trusted, trusted_pem) = authority("Test Internet CA");
+        let (stranger, _) = authority("A Stranger's CA");
+        let leaf_key = KeyPair::generate().unwrap();
+        Self { trusted, trusted_pem, stranger, leaf_key, leaves: Mutex::default() }
+    }
+
+    pub fn write(&self, dir: &Path) {
+        std::fs::write(dir.join("origin-ca.pem"), &self.trusted_pem).unwrap();
+    }
+
+    fn leaf(&self, name: &str, fault: Fault) -> Arc<CertifiedKey> {
+        let mut leaves = self.leaves.lock().unwrap();
+        let made = leaves.entry((name.to_owned(), fault)).or_insert_with(|| Arc::new(self.mint(name, fault)));
+        Arc::clone(made)
+    }
+
+    fn mint(&self, name: &str, fault: Fault) -> CertifiedKey {
+        let subject = if fault == Fault::WrongHost { "other.good.test" } else { name };
+        let mut params = CertificateParams::new(vec![subject.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, subject);
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        let end = if fault == Fault::Expired { 2021 } else { 2090 };
+        params.not_after = rcgen::date_time_ymd(end, 1, 1);
+        let certificate = match fault {
+            Fault::SelfSigned => params.self_signed(&self.leaf_key),
+            Fault::UnknownRoot => params.signed_by(&self.leaf_key, &self.stranger),
+            Fault::None | Fault::Expired | Fault::WrongHost => {
+                params.signed_by(&self.leaf_key, &self.trusted)
+            }
+        };
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.leaf_key.serialize_der()));
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
+        CertifiedKey::new(vec![CertificateDer::from(certificate.unwrap())], key)
+    }
+}
+
+/// Chooses the certificate of the host that was asked for; the attacker's machine only has its own.
+#[derive(Debug)]
+pub struct Certificates {
+    pub authorities: Arc<Authorities>,
+    pub attacker: bool,
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().unwrap_or("no-name.test");
+        let fault = match name {
+            _ if self.attacker && !name.ends_with("evil.test") => Fault::SelfSigned,
+            "expired.good.test" => Fault::Expired,
+            "selfsigned.good.test" => Fault::SelfSigned,
+            "wronghost.good.test" => Fault::WrongHost,
+            "unknownroot.good.test" => Fault::UnknownRoot,
+            _ => Fault::None,
+        };
+        Some(self.authorities.leaf(name, fault))
+    }
+}
+
+fn authority(name: &str) -> (Issuer<'static, KeyPair>, String) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let key = KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    (Issuer::new(params, key), pem)
+}

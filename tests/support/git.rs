@@ -1,0 +1,68 @@
+//! git's own smart-HTTP server, run as CGI behind the test internet's HTTPS, and a small repository to clone.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use super::pages::{Answer, typed};
+
+/// A bare repository `name` below `root` with one commit.
+pub fn repository(root: &Path, name: &str) {
+    let script = format!(
+        "cd {root}; git init -q --bare -b main {name}; git init -q -b main seed; cd seed; echo 'a file' > file; \
+         git add file; git -c user.name=t -c user.email=t@good.test commit -q -m one; \
+         git push -q ../{name} main; rm -rf ../seed",
+        root = root.display()
+    );
+    let done = Command::new("sh").args(["-ec", &script]).env("HOME", root).output().expect("sh");
+    assert!(done.status.success(), "git: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+pub async fn backend(
+    root: Option<PathBuf>,
+    path: &str,
+    method: String,
+    query: String,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
+    let Some(root) = root else { return typed("text/plain", "no repositories\n") };
+    let path = path.to_owned();
+    let work = move || {
+        let text = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap_or(""));
+        let mut child = Command::new("git")
+            .arg("http-backend")
+            .env("GIT_PROJECT_ROOT", root)
+            .env("GIT_HTTP_EXPORT_ALL", "1")
+            .env("GIT_CONFIG_COUNT", "1")
+            .env("GIT_CONFIG_KEY_0", "safe.directory")
+            .env("GIT_CONFIG_VALUE_0", "*")
+            .env("PATH_INFO", path)
+            .env("QUERY_STRING", query)
+            .env("REQUEST_METHOD", method)
+            .env("CONTENT_TYPE", text("content-type"))
+            .env("CONTENT_LENGTH", body.len().to_string())
+            .env("HTTP_CONTENT_ENCODING", text("content-encoding"))
+            .env("GIT_PROTOCOL", text("git-protocol"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("git http-backend");
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), &body).ok();
+        child.wait_with_output().expect("git http-backend").stdout
+    };
+    let said = tokio::task::spawn_blocking(work).await.unwrap();
+    let end = said.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(0);
+    let mut answer = typed("text/plain", Bytes::copy_from_slice(&said[(end + 4).min(said.len())..]));
+    for line in String::from_utf8_lossy(&said[..end]).lines() {
+        let Some((name, value)) = line.split_once(": ") else { continue };
+        if name.eq_ignore_ascii_case("status") {
+            *answer.status_mut() = value[..3].parse().unwrap_or(StatusCode::BAD_GATEWAY);
+        } else if let Ok(name) = name.parse::<HeaderName>() {
+            answer.headers_mut().insert(name, value.parse().unwrap());
+        }
+    }
+    answer
+}

@@ -1,0 +1,105 @@
+//! Real programs in the agent's namespace, with a default route, a resolver and a CA, and no proxy setting at all.
+
+use std::path::Path;
+
+use crate::support::git::repository;
+use crate::support::pages::{Pages, sha256};
+use crate::support::*;
+
+#[test]
+fn cl_01_curl_speaks_h1_and_h2_and_clear_text() {
+    let bed = Bed::new(P1);
+    let curl =
+        |rest: &str| bed.succeed(&format!("curl -sS -m 20 -w ' %{{http_version}} %{{http_code}}' {rest}"));
+    assert_eq!(curl("--http1.1 https://api.good.test/"), "hello from api.good.test\n 1.1 200");
+    assert_eq!(curl("--http2 https://api.good.test/"), "hello from api.good.test\n 2 200");
+    assert_eq!(curl("http://plain.good.test/"), "hello from plain.good.test\n 1.1 200");
+    assert_eq!(curl("-6 --http1.1 https://api.good.test/"), "hello from api.good.test\n 1.1 200");
+    assert_eq!(curl("--http2 -d hello https://api.good.test/upload -o /dev/null"), " 2 200");
+    let versions: Vec<_> = bed.world.origin.requests().iter().map(|request| request.version).collect();
+    assert!(versions.contains(&::http::Version::HTTP_2) && versions.contains(&::http::Version::HTTP_11));
+}
+
+#[test]
+fn cl_15_a_refusal_tells_a_tool_what_was_refused() {
+    let bed = Bed::new(P3);
+    let page = bed.succeed("curl -sS -m 20 -w ' %{http_code}' https://api.good.test/admin");
+    assert!(page.ends_with(" 403") && page.contains("api.good.test"), "{page}");
+    let unknown = bed.program("curl -sS -m 20 https://evil.test/");
+    assert_eq!(unknown.status.code(), Some(6), "the name does not resolve: {unknown:?}");
+    let forced = bed.program("curl -sS -m 20 --resolve evil.test:443:93.184.216.66 https://evil.test/ -o /dev/null -w '%{http_code}'");
+    let refused = String::from_utf8_lossy(&forced.stdout) == "403" || !forced.status.success();
+    assert!(refused, "{forced:?}");
+}
+
+#[test]
+fn a_client_without_the_ca_is_reported_as_exactly_that() {
+    let bed = Bed::new(P1);
+    let distrustful =
+        bed.program("env -u CURL_CA_BUNDLE -u SSL_CERT_FILE curl -sS -m 20 https://api.good.test/");
+    assert_eq!(distrustful.status.code(), Some(60), "{distrustful:?}");
+    bed.gate.wait_for_record("the client's distrust", |record| {
+        record.mentions("trust") && record.mentions("api.good.test")
+    });
+}
+
+/// A wheel is a zip file; python makes it so that no tool is needed for one small file.
+const MAKE_WHEEL: &str = r#"python3 - <<'END'
+import zipfile
+with zipfile.ZipFile("demo.whl", "w") as wheel:
+    wheel.writestr("demo_pkg.py", "print('installed')\n")
+    wheel.writestr("demo_pkg-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: demo-pkg\nVersion: 1.0\n")
+    wheel.writestr("demo_pkg-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    wheel.writestr("demo_pkg-1.0.dist-info/RECORD", "demo_pkg.py,,\n")
+END"#;
+
+/// What each client is told to do and how its output must end. The hosts are set up for it in `dir`, by `succeed`.
+pub fn lines(
+    pages: &Pages,
+    dir: &Path,
+    succeed: &dyn Fn(&str) -> String,
+) -> Vec<(&'static str, String, String)> {
+    repository(dir, "demo.git");
+    pages.serve_git(dir);
+    succeed(MAKE_WHEEL);
+    let wheel = std::fs::read(dir.join("demo.whl")).unwrap();
+    let file = "demo_pkg-1.0-py3-none-any.whl";
+    let link = format!("<a href=\"/packages/{file}#sha256={}\">{file}</a>", sha256(&wheel));
+    pages.serve_file(
+        "/simple/demo-pkg/",
+        "text/html",
+        format!("<!DOCTYPE html><html><body>{link}</body></html>"),
+    );
+    pages.serve_file(&format!("/packages/{file}"), "application/octet-stream", wheel);
+    let clone = "git clone -q https://files.good.test/git/demo.git out && git -C out fsck && cat out/file";
+    let pip = "python3 -m pip install -q --no-cache-dir --disable-pip-version-check --target installed \
+               --index-url https://files.good.test/simple demo-pkg && PYTHONPATH=installed python3 -m demo_pkg";
+    let node =
+        "node -e \"fetch('https://api.good.test/').then(r => r.text()).then(t => process.stdout.write(t))\"";
+    let requests = "python3 -c \"import requests; s = requests.Session(); \
+                    print(s.get('https://api.good.test/').text, end=''); \
+                    print(s.post('https://api.good.test/upload', data='hello').text, end='')\"";
+    let uploaded = format!("hello from api.good.test\n5 {}\n", sha256(b"hello"));
+    vec![
+        ("git", clone.to_owned(), "a file\n".to_owned()),
+        ("pip", pip.to_owned(), "installed\n".to_owned()),
+        ("node", node.to_owned(), "hello from api.good.test\n".to_owned()),
+        ("requests", requests.to_owned(), uploaded),
+    ]
+}
+
+#[test]
+fn cl_02_03_04_git_pip_node_and_requests_work_without_any_setting_of_a_proxy() {
+    let bed = Bed::new(P1);
+    for (what, line, expected) in lines(&bed.world.origin.pages, &bed.gate.dir, &|line| bed.succeed(line)) {
+        let out = bed.succeed(&line);
+        assert!(out.ends_with(&expected), "{what}: {out}");
+    }
+}
+
+#[test]
+fn cl_02_a_client_is_told_that_a_name_is_not_there() {
+    let bed = Bed::new(P1);
+    let denied = "node -e \"fetch('https://evil.test/').then(() => process.exit(0), () => process.exit(9))\"";
+    assert_eq!(bed.program(denied).status.code(), Some(9));
+}

@@ -1,0 +1,145 @@
+//! Gauntlet CR: the real credential is where the rule says, over verified TLS, and nowhere else.
+
+use crate::support::message::Response;
+use crate::support::*;
+
+fn p4() -> Bed {
+    Bed::with(&Setup { policy: P4.into(), environment: p4_environment(), ..Setup::default() })
+}
+
+fn with_authorization(path: &str, value: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: api.good.test\r\nAuthorization: {value}\r\n\r\n")
+}
+
+fn tells_k5(answer: &Response) -> bool {
+    let headers: String = answer.headers.iter().map(|(_, value)| value.as_str()).collect();
+    answer.text().contains(&*K5) || headers.contains(&*K5)
+}
+
+#[test]
+fn cr_01_02_the_clients_credential_is_replaced_by_the_real_one() {
+    let bed = p4();
+    let empty =
+        "GET / HTTP/1.1\r\nHost: api.good.test\r\nAuthorization:\r\nCookie: mine=1\r\n\r\n".to_owned();
+    for request in [with_authorization("/", "Bearer FAKE"), get("api.good.test", "/"), empty] {
+        let mark = bed.mark();
+        let answer = bed.fetch("api.good.test", request).unwrap();
+        assert_eq!(answer.status, 200);
+        assert!(!tells_k5(&answer));
+        let taps = bed.since(mark, 1);
+        assert_eq!(taps.requests[0].header("authorization"), [format!("Bearer {}", *K5)]);
+        assert!(taps.requests[0].header("cookie").is_empty());
+    }
+    let files = bed.https(PUB2, "files.good.test").unwrap().ask(get("files.good.test", "/")).unwrap();
+    assert_eq!(files.status, 200);
+    assert!(
+        bed.world.origin.requests().last().unwrap().header("authorization").is_empty(),
+        "only where the rule says"
+    );
+}
+
+#[test]
+fn cr_04_an_echo_does_not_tell_the_client_the_credential() {
+    let bed = p4();
+    let answer = bed.fetch("api.good.test", with_authorization("/echo", "Bearer FAKE")).unwrap();
+    assert_eq!(answer.status, 200);
+    assert!(answer.complete, "masked with the same length, so that the framing holds");
+    assert!(answer.text().contains("authorization: "), "{}", answer.text());
+    assert!(!tells_k5(&answer), "{}", answer.text());
+    assert!(!answer.text().contains(&K5[..12]), "nor most of it: {}", answer.text());
+}
+
+#[test]
+fn cr_08_a_redirect_is_the_clients_to_follow() {
+    let bed = p4();
+    let mark = bed.mark();
+    let answer = bed.fetch("api.good.test", get("api.good.test", "/redirect?https://evil.test/")).unwrap();
+    assert_eq!((answer.status, answer.header("location")), (302, Some("https://evil.test/")));
+    bed.since(mark, 1).no_packet_to(EVIL);
+}
+
+#[test]
+fn cr_10_clear_text_to_the_host_of_a_credential_is_denied() {
+    let bed = p4();
+    let mark = bed.mark();
+    assert_eq!(bed.fetch_plain(get("api.good.test", "/")).unwrap().status, 403);
+    let reasons = ["secret_plaintext", "scheme_denied", "port_denied"];
+    bed.since(mark, 1).nothing_upstream().decided("deny", &reasons);
+    assert_eq!(
+        bed.fetch("api.good.test", get("api.good.test", "/")).unwrap().status,
+        200,
+        "over TLS it is allowed"
+    );
+}
+
+#[test]
+fn cr_12_a_host_that_cannot_prove_its_name_never_sees_the_credential() {
+    let bed = p4();
+    bed.world.dns.set("api.good.test", &[EVIL]);
+    let mark = bed.mark();
+    assert_eq!(bed.fetch("api.good.test", get("api.good.test", "/")).map(|answer| answer.status), Some(502));
+    let taps = bed.since(mark, 1);
+    assert_eq!(taps.upstream_text(), "", "not one byte of HTTP");
+    bed.gate.wait_for_record("upstream_cert", |record| record.mentions("upstream_cert"));
+}
+
+#[test]
+fn cr_13_a_placeholder_for_another_host_is_denied() {
+    let bed = p4();
+    let mark = bed.mark();
+    let request = "GET / HTTP/1.1\r\nHost: files.good.test\r\nX-Api-Key: placeholder-of-the-agent\r\n\r\n";
+    let status = bed.https(PUB2, "files.good.test").unwrap().ask(request).map(|answer| answer.status);
+    assert_eq!(status, Some(403));
+    bed.since(mark, 1).nothing_upstream().decided("deny", &["secret_wrong_host", "dlp"]);
+}
+
+#[test]
+fn cr_swap_a_placeholder_becomes_the_secret_where_the_rule_says() {
+    let policy = P4.replace(
+        "inject = [{ header = \"authorization\", value = \"Bearer {secret.k5}\" }]",
+        "swap = [\"k5\"]",
+    );
+    let policy = policy.replace("strip = [\"authorization\", \"cookie\"]", "");
+    let bed = Bed::with(&Setup { policy, environment: p4_environment(), ..Setup::default() });
+    let answer =
+        bed.fetch("api.good.test", with_authorization("/", "Bearer placeholder-of-the-agent")).unwrap();
+    assert_eq!(answer.status, 200);
+    assert_eq!(bed.world.origin.requests()[0].header("authorization"), [format!("Bearer {}", *K5)]);
+}
+
+#[test]
+fn cr_16_no_log_at_any_level_tells_a_secret() {
+    let mut environment = p4_environment();
+    environment.push(("RUST_LOG", "trace".to_owned()));
+    let bed = Bed::with(&Setup { policy: P4.into(), environment, ..Setup::default() });
+    let token = "client-token-8h2k4";
+    for round in 0..20 {
+        let headers =
+            format!("Authorization: Bearer {token}\r\nCookie: session={token}\r\nX-Round: {round}\r\n");
+        for path in ["/echo", "/status/500", "/?token=client-token-8h2k4&access_token=client-token-8h2k4"] {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: api.good.test\r\n{headers}\r\n");
+            bed.fetch("api.good.test", request).unwrap();
+        }
+        bed.fetch("api.good.test", format!("GET / HTTP/1.1\r\nHost: evil.test\r\n{headers}\r\n")).unwrap();
+        bed.fetch_plain(format!("GET / HTTP/1.1\r\nHost: api.good.test\r\n{headers}\r\n")).unwrap();
+    }
+    let said = bed.gate.stderr();
+    let records = std::fs::read_to_string(bed.gate.dir.join("audit.jsonl")).unwrap();
+    let metrics =
+        Wire::plain(bed.world.gate.connect("127.0.0.1:9180".parse().unwrap(), wire::PATIENCE).unwrap())
+            .ask("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            .unwrap()
+            .text();
+    let environ = std::fs::read(format!("/proc/{}/environ", bed.gate.pid())).unwrap_or_default();
+    let places = [
+        ("stderr", said),
+        ("records", records),
+        ("metrics", metrics),
+        ("environ", String::from_utf8_lossy(&environ).into_owned()),
+    ];
+    for (place, text) in places {
+        for (what, secret) in [("K5", K5.as_str()), ("the client's token", token)] {
+            assert!(!text.contains(secret), "{place} tells {what}");
+        }
+    }
+}
