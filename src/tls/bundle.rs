@@ -88,3 +88,38 @@ pub fn to_pem(der: &[u8]) -> String {
     pem.push_str("-----END CERTIFICATE-----\n");
     pem
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::authority::Authority;
+    use crate::tls::ca::tests::settings;
+    use crate::tls::client::Roots;
+    use rustls::pki_types::pem::PemObject;
+
+    #[test]
+    fn a_bundle_holds_the_roots_and_ours_and_none_twice() {
+        let ((_a, ours), (_b, public)) = (settings(), settings());
+        let (ours, _) = Authority::load_or_create(&ours).unwrap();
+        let (root, _) = Authority::load_or_create(&public).unwrap();
+        let anchors = Anchors::load(&Roots::File(public.certificate)).unwrap();
+        let mine = [ours.certificate_der().clone(), root.certificate_der().clone()];
+        let text = bundle(&anchors, &mine);
+        let found: Vec<_> =
+            CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().unwrap();
+        assert_eq!(found, [root.certificate_der().clone(), ours.certificate_der().clone()]);
+        assert!(text.lines().all(|line| line.len() <= 64));
+    }
+
+    #[test]
+    fn env_lines_survive_a_shell_and_never_break_a_file() {
+        let odd = Path::new("/a b/it's.pem");
+        let shell = env_lines(EnvStyle::Shell, odd, Path::new("/ca.pem")).unwrap();
+        assert!(shell.contains("export SSL_CERT_FILE='/a b/it'\\''s.pem'\n"));
+        assert!(shell.contains("export NODE_EXTRA_CA_CERTS='/ca.pem'\n"));
+        let file = env_lines(EnvStyle::EnvFile, odd, Path::new("/ca.pem")).unwrap();
+        assert!(file.contains("\nREQUESTS_CA_BUNDLE=/a b/it's.pem\n"));
+        assert_eq!(file.lines().count(), VARIABLES.len());
+        assert_eq!(env_lines(EnvStyle::EnvFile, Path::new("/a\nPATH=/evil"), odd), None);
+    }
+}

@@ -134,6 +134,7 @@ pub(super) fn create(
     if let Some(found) = load(certificate, key, now)? {
         return Ok((found, Created::Loaded));
     }
+    let params = profile(settings, now)?;
     let (pair, created) = match files::read_key(key)? {
         None if files::read_certificate(certificate)?.is_some() => {
             return Err(CaError::KeyMissing { certificate: certificate.into(), key: key.into() });
@@ -148,7 +149,7 @@ pub(super) fn create(
             (pair, Created::Completed)
         }
     };
-    let made = profile(settings, now)?.self_signed(&pair).map_err(CaError::Sign)?;
+    let made = params.self_signed(&pair).map_err(CaError::Sign)?;
     files::write(certificate, 0o644, super::bundle::to_pem(made.der()).as_bytes())?;
     // Read back from disk: what is used is what the next start will find.
     let made = load(certificate, key, now)?;
@@ -205,4 +206,192 @@ fn random<const N: usize>() -> Result<[u8; N], CaError> {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| CaError::Sign(rcgen::Error::RingUnspecified))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use x509_parser::prelude::{FromDer, X509Certificate};
+
+    pub(in crate::tls) fn settings() -> (tempfile::TempDir, CaSettings) {
+        let folder = tempfile::tempdir().unwrap();
+        let certificate = folder.path().join("certs/ca.pem");
+        let key = folder.path().join("certs/ca.key");
+        let lifetime = DEFAULT_CA_LIFETIME;
+        (folder, CaSettings { certificate, key, name_constraints: Vec::new(), lifetime })
+    }
+
+    fn made() -> (tempfile::TempDir, CaSettings, Authority) {
+        let (folder, settings) = settings();
+        let (authority, created) = Authority::load_or_create(&settings).unwrap();
+        assert_eq!(created, Created::New);
+        (folder, settings, authority)
+    }
+
+    fn refusal(settings: &CaSettings) -> CaError {
+        Authority::load_or_create(settings).unwrap_err()
+    }
+
+    /// Puts a CA beside the paths of `settings` that differs from the usual one by `change`.
+    fn plant(settings: &CaSettings, key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) {
+        let mut params = profile(settings, OffsetDateTime::now_utc()).unwrap();
+        change(&mut params);
+        let _lock = files::lock(&settings.certificate, &settings.key).unwrap();
+        let pem = params.self_signed(key).unwrap().pem();
+        files::write(&settings.certificate, 0o644, pem.as_bytes()).unwrap();
+        files::write(&settings.key, 0o600, key.serialize_pem().as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn tl_16_the_profile_of_a_new_ca() {
+        let (_folder, mut settings) = settings();
+        settings.name_constraints = vec![HostName::parse("good.test").unwrap()];
+        let (authority, _) = Authority::load_or_create(&settings).unwrap();
+        let (_, ca) = X509Certificate::from_der(authority.certificate_der()).unwrap();
+        let constraints = ca.basic_constraints().unwrap().unwrap();
+        assert!(constraints.critical && constraints.value.ca);
+        assert_eq!(constraints.value.path_len_constraint, Some(0));
+        let usage = ca.key_usage().unwrap().unwrap();
+        assert!(usage.critical && usage.value.key_cert_sign() && usage.value.crl_sign());
+        assert_eq!(usage.value.flags.count_ones(), 2);
+        assert_eq!(ca.raw_serial().len(), 16);
+        assert!(ca.raw_serial()[0] & 0x80 == 0);
+        assert_eq!(ca.subject(), ca.issuer());
+        let common_name = ca.subject().iter_common_name().next().unwrap().as_str().unwrap();
+        assert!(common_name.starts_with("Outgate CA ") && common_name.len() <= 64);
+        assert_eq!(authority.summary().key, "EC 256");
+        assert_eq!(authority.summary().permitted, ["good.test"]);
+        let may = |host: &str| authority.may_name(&crate::base::Host::parse(host).unwrap());
+        assert!(may("good.test") && may("a.b.good.test"));
+        assert!(!may("evilgood.test") && !may("test") && !may("192.0.2.1") && !may("[2001:db8::1]"));
+    }
+
+    #[test]
+    fn tl_16_what_is_no_sound_ca_is_refused() {
+        let key = KeyPair::generate().unwrap();
+        let (_folder, settings) = settings();
+        let past = OffsetDateTime::now_utc() - DAY;
+        plant(&settings, &key, |p| p.not_after = past);
+        assert!(matches!(refusal(&settings), CaError::Expired { .. }));
+        plant(&settings, &key, |p| p.not_before = OffsetDateTime::now_utc() + DAY);
+        assert!(matches!(refusal(&settings), CaError::NotYetValid { .. }));
+        plant(&settings, &key, |p| p.is_ca = IsCa::NoCa);
+        assert!(matches!(refusal(&settings), CaError::NotAuthority { .. }));
+        plant(&settings, &key, |p| p.key_usages = vec![KeyUsagePurpose::DigitalSignature]);
+        assert!(matches!(refusal(&settings), CaError::NotAuthority { .. }));
+        plant(&settings, &key, |_| {});
+        let other = KeyPair::generate().unwrap().serialize_pem();
+        std::fs::write(&settings.key, other).unwrap();
+        assert!(matches!(refusal(&settings), CaError::Mismatch { .. }));
+        std::fs::write(&settings.key, "no key").unwrap();
+        assert!(matches!(refusal(&settings), CaError::KeyUnreadable { .. }));
+        std::fs::write(&settings.certificate, "no certificate").unwrap();
+        assert!(matches!(refusal(&settings), CaError::CertificateUnreadable { .. }));
+    }
+
+    #[test]
+    fn tl_16_a_key_of_rsa_1024_is_refused() {
+        // Nothing here signs with so weak a key any more, so the certificate carries one that it was not signed with.
+        struct Weak(Vec<u8>);
+        impl rcgen::PublicKeyData for Weak {
+            fn der_bytes(&self) -> &[u8] {
+                &self.0
+            }
+            fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+                &rcgen::PKCS_RSA_SHA256
+            }
+        }
+        let (_folder, settings) = settings();
+        let key = KeyPair::generate().unwrap();
+        plant(&settings, &key, |_| {});
+        // RSAPublicKey: a modulus of 128 bytes and the exponent 65537.
+        let modulus = [&[0x30, 0x81, 0x89, 0x02, 0x81, 0x81, 0x00][..], &[0xc5; 128]].concat();
+        let weak = Weak([&modulus[..], &[0x02, 0x03, 0x01, 0x00, 0x01]].concat());
+        let params = profile(&settings, OffsetDateTime::now_utc()).unwrap();
+        let issuer = rcgen::Issuer::from_params(&params, &key);
+        let certificate = params.signed_by(&weak, &issuer).unwrap();
+        std::fs::write(&settings.certificate, certificate.pem()).unwrap();
+        assert!(matches!(refusal(&settings), CaError::Weak { bits: 1024, .. }));
+    }
+
+    #[test]
+    fn cr_19_a_key_that_others_may_have_read_or_planted_is_refused() {
+        let (_folder, settings, _) = made();
+        for mode in [0o644, 0o640, 0o604, 0o660] {
+            std::fs::set_permissions(&settings.key, PermissionsExt::from_mode(mode)).unwrap();
+            let error = refusal(&settings);
+            assert!(matches!(error, CaError::KeyExposed { mode: m, .. } if m == mode), "{error}");
+        }
+        std::fs::set_permissions(&settings.key, PermissionsExt::from_mode(0o400)).unwrap();
+        assert_eq!(Authority::load_or_create(&settings).unwrap().1, Created::Loaded);
+        let elsewhere = settings.key.with_extension("real");
+        std::fs::rename(&settings.key, &elsewhere).unwrap();
+        symlink(&elsewhere, &settings.key).unwrap();
+        assert!(matches!(refusal(&settings), CaError::KeySymlink { .. }));
+    }
+
+    #[test]
+    fn cr_19_a_new_key_is_readable_by_its_owner_only_and_nothing_else_is_left() {
+        let (_folder, settings, _) = made();
+        let mode = std::fs::metadata(&settings.key).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        let names = std::fs::read_dir(settings.key.parent().unwrap()).unwrap();
+        assert_eq!(names.count(), 2);
+    }
+
+    #[test]
+    fn cr_21_two_installs_share_nothing_and_words_hold_no_key() {
+        let ((_a, settings, one), (_b, _, two)) = (made(), made());
+        assert_ne!(one.summary().fingerprint, two.summary().fingerprint);
+        assert_ne!(one.summary().serial, two.summary().serial);
+        assert_ne!(one.issuer().key().public_key_raw(), two.issuer().key().public_key_raw());
+        let words = format!("{one:?} {} {}", one.summary(), one.certificate_pem());
+        let key = std::fs::read_to_string(&settings.key).unwrap();
+        assert!(key.lines().filter(|l| !l.starts_with('-')).all(|line| !words.contains(line)));
+        assert!(!words.contains("PRIVATE"));
+    }
+
+    #[test]
+    fn ft_13_a_creation_that_was_cut_off_is_finished() {
+        let (_folder, settings, first) = made();
+        let key = std::fs::read_to_string(&settings.key).unwrap();
+        std::fs::remove_file(&settings.certificate).unwrap();
+        std::fs::write(settings.key.with_file_name(".ca.pem.new"), "half").unwrap();
+        let (second, created) = Authority::load_or_create(&settings).unwrap();
+        assert_eq!(created, Created::Completed);
+        assert_eq!(std::fs::read_to_string(&settings.key).unwrap(), key);
+        assert_ne!(first.summary().serial, second.summary().serial);
+        let (again, created) = Authority::load_or_create(&settings).unwrap();
+        assert_eq!((again.summary(), created), (second.summary(), Created::Loaded));
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_is_never_overwritten() {
+        let (_folder, settings, _) = made();
+        let before = std::fs::read(&settings.certificate).unwrap();
+        std::fs::remove_file(&settings.key).unwrap();
+        assert!(matches!(refusal(&settings), CaError::KeyMissing { .. }));
+        assert_eq!(std::fs::read(&settings.certificate).unwrap(), before);
+        assert!(!settings.key.exists());
+    }
+
+    #[test]
+    fn processes_that_start_at_once_agree_on_one_ca() {
+        let (_folder, settings) = settings();
+        let start = || Authority::load_or_create(&settings).unwrap().0.summary().fingerprint.clone();
+        let found: Vec<String> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+            all.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert!(found.iter().all(|f| *f == found[0]));
+    }
+
+    #[test]
+    fn a_lifetime_out_of_range_is_refused_before_anything_is_written() {
+        let (_folder, mut settings) = settings();
+        settings.lifetime = Duration::from_secs(60);
+        assert!(matches!(refusal(&settings), CaError::Lifetime));
+        assert!(!settings.key.exists());
+    }
 }

@@ -204,3 +204,167 @@ fn mint(
     let not_after = params.not_after;
     Ok((params.signed_by(key, authority.issuer())?.der().clone(), not_after))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::HostName;
+    use crate::tls::ca::{CaSettings, tests::settings as ca_settings};
+    use std::collections::HashSet;
+    use std::sync::Barrier;
+    use x509_parser::extensions::{GeneralName, ParsedExtension};
+    use x509_parser::prelude::{FromDer, X509Certificate};
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn authority(change: impl FnOnce(&mut CaSettings)) -> Arc<Authority> {
+        let (_folder, mut settings) = ca_settings();
+        change(&mut settings);
+        Arc::new(Authority::load_or_create(&settings).unwrap().0)
+    }
+
+    fn minter(authority: &Arc<Authority>, names: usize) -> Minter {
+        Minter::new(authority.clone(), MinterSettings { names, ..Default::default() }).unwrap()
+    }
+
+    fn leaf(authority: &Authority, host: &str, now: OffsetDateTime) -> CertificateDer<'static> {
+        let key = KeyPair::generate().unwrap();
+        mint(authority, &key, &Host::parse(host).unwrap(), now, &MinterSettings::default()).unwrap().0
+    }
+
+    fn in_leaf<R>(der: &CertificateDer<'_>, look: impl FnOnce(&X509Certificate<'_>) -> R) -> R {
+        look(&X509Certificate::from_der(der).unwrap().1)
+    }
+
+    #[test]
+    fn tl_15_the_profile_of_a_leaf() {
+        let authority = authority(|_| {});
+        let now = OffsetDateTime::now_utc();
+        let long = format!("{}.{}.good.test", "a".repeat(60), "b".repeat(60));
+        let mut serials = HashSet::new();
+        for host in ["api.good.test", "my_bucket.wild.test", "192.0.2.9", "[2001:db8::9]", &long] {
+            let der = leaf(&authority, host, now);
+            in_leaf(&der, |leaf| {
+                let alt = leaf.subject_alternative_name().unwrap().unwrap();
+                let [name] = &alt.value.general_names[..] else { panic!("{host}: more than one name") };
+                match (Host::parse(host).unwrap(), name) {
+                    (Host::Name(wanted), GeneralName::DNSName(found)) => assert_eq!(wanted.as_str(), *found),
+                    (Host::Ip(std::net::IpAddr::V4(ip)), GeneralName::IPAddress(b)) => {
+                        assert_eq!(ip.octets(), *b)
+                    }
+                    (Host::Ip(std::net::IpAddr::V6(ip)), GeneralName::IPAddress(b)) => {
+                        assert_eq!(ip.octets(), *b)
+                    }
+                    (_, found) => panic!("{host}: {found:?}"),
+                }
+                assert_eq!(alt.critical, host == long, "critical without a subject only");
+                assert_eq!(leaf.subject().iter_common_name().count(), usize::from(host != long));
+                assert!(leaf.raw_serial().len() == 16 && leaf.raw_serial()[0] & 0x80 == 0);
+                assert!(serials.insert(leaf.raw_serial().to_vec()));
+                let usage = leaf.extended_key_usage().unwrap().unwrap().value;
+                assert!(usage.server_auth && !usage.client_auth && !usage.any && usage.other.is_empty());
+                let usage = leaf.key_usage().unwrap().unwrap().value;
+                assert!(usage.digital_signature() && usage.flags.count_ones() == 1);
+                assert!(!leaf.is_ca());
+                let from = leaf.validity().not_before.to_datetime();
+                let to = leaf.validity().not_after.to_datetime();
+                assert!(from >= now - DAY && from <= now - HOUR && to - from <= DAY * 398);
+                assert_eq!(leaf.public_key().parsed().unwrap().key_size(), 256);
+                assert_eq!(authority_key(leaf), subject_key(&authority));
+            });
+        }
+    }
+
+    fn authority_key(leaf: &X509Certificate<'_>) -> Vec<u8> {
+        let found = leaf.iter_extensions().find_map(|e| match e.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(id) => Some(id.key_identifier.as_ref()?.0.to_vec()),
+            _ => None,
+        });
+        found.unwrap()
+    }
+
+    fn subject_key(authority: &Authority) -> Vec<u8> {
+        in_leaf(authority.certificate_der(), |ca| {
+            let found = ca.iter_extensions().find_map(|e| match e.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+                _ => None,
+            });
+            found.unwrap()
+        })
+    }
+
+    #[test]
+    fn a_leaf_never_outlives_the_ca_and_an_ended_ca_mints_none() {
+        let authority = authority(|s| s.lifetime = DAY * 2);
+        let now = OffsetDateTime::now_utc();
+        let der = leaf(&authority, "a.test", now);
+        in_leaf(&der, |leaf| {
+            assert_eq!(leaf.validity().not_after.to_datetime(), authority.not_after());
+        });
+        let host = Host::parse("a.test").unwrap();
+        let ended = minter(&authority, 8).server_config_at(&host, now + DAY * 2);
+        assert!(matches!(ended, Err(MintError::AuthorityExpired { .. })));
+    }
+
+    #[test]
+    fn names_outside_the_constraints_are_not_minted() {
+        let authority = authority(|s| s.name_constraints = vec![HostName::parse("good.test").unwrap()]);
+        let minter = minter(&authority, 8);
+        assert!(minter.server_config(&Host::parse("a.good.test").unwrap()).is_ok());
+        for host in ["evil.test", "evilgood.test", "192.0.2.1"] {
+            let refused = minter.server_config(&Host::parse(host).unwrap());
+            assert!(matches!(refused, Err(MintError::OutsideConstraints { .. })), "{host}");
+        }
+        assert_eq!((minter.minted(), minter.cached()), (1, 1));
+    }
+
+    #[test]
+    fn many_flows_that_want_one_name_cause_one_mint() {
+        let minter = minter(&authority(|_| {}), 64);
+        let host = Host::parse("api.good.test").unwrap();
+        let start = Barrier::new(16);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    start.wait();
+                    minter.server_config(&host).unwrap()
+                });
+            }
+        });
+        assert_eq!(minter.minted(), 1);
+    }
+
+    #[test]
+    fn the_cache_stays_within_its_bound() {
+        let minter = minter(&authority(|_| {}), 32);
+        for n in 0..200 {
+            minter.server_config(&Host::parse(&format!("n{n}.test")).unwrap()).unwrap();
+        }
+        assert!(minter.cached() <= 32, "{}", minter.cached());
+        assert_eq!(minter.minted(), 200);
+    }
+
+    #[test]
+    fn a_leaf_is_minted_again_before_it_ends() {
+        let minter = minter(&authority(|_| {}), 8);
+        let host = Host::parse("api.good.test").unwrap();
+        let now = OffsetDateTime::now_utc();
+        let first = minter.server_config_at(&host, now).unwrap();
+        assert!(Arc::ptr_eq(&first, &minter.server_config_at(&host, now + DAY * 5).unwrap()));
+        let later = minter.server_config_at(&host, now + DAY * 6).unwrap();
+        assert!(!Arc::ptr_eq(&first, &later));
+        assert_eq!((minter.minted(), minter.cached()), (2, 1));
+    }
+
+    #[test]
+    fn ft_16_after_a_rotation_nothing_of_the_old_ca_is_served() {
+        let (old, new) = (authority(|_| {}), authority(|_| {}));
+        let minter = minter(&old, 8);
+        let host = Host::parse("api.good.test").unwrap();
+        let before = minter.server_config(&host).unwrap();
+        minter.replace(new.clone()).unwrap();
+        assert_eq!(minter.cached(), 0);
+        assert!(!Arc::ptr_eq(&before, &minter.server_config(&host).unwrap()));
+        assert_eq!(minter.authority().summary(), new.summary());
+    }
+}

@@ -87,3 +87,37 @@ fn beside(path: &Path, tag: &str) -> PathBuf {
     }
     path.with_file_name(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::ca::tests::settings;
+
+    #[test]
+    fn clients_can_trust_the_next_ca_before_it_signs_and_the_old_one_after() {
+        let (_folder, settings) = settings();
+        let (old, _) = Authority::load_or_create(&settings).unwrap();
+        assert!(matches!(promote(&settings), Err(CaError::NothingStaged { .. })));
+        let (next, _) = stage(&settings).unwrap();
+        let (same, created) = stage(&settings).unwrap();
+        assert_eq!((same.summary(), created), (next.summary(), Created::Loaded));
+        let both = [old.certificate_der().clone(), next.certificate_der().clone()];
+        assert_eq!(trusted(&settings).unwrap(), both);
+        let now = promote(&settings).unwrap();
+        assert_eq!(now.summary(), next.summary());
+        let [old_der, next_der] = both;
+        assert_eq!(trusted(&settings).unwrap(), [next_der, old_der]);
+        assert!(!beside(&settings.key, "next").exists());
+    }
+
+    #[test]
+    fn ft_13_a_promotion_that_was_cut_off_is_finished() {
+        let (_folder, settings) = settings();
+        Authority::load_or_create(&settings).unwrap();
+        let (next, _) = stage(&settings).unwrap();
+        std::fs::rename(beside(&settings.key, "next"), &settings.key).unwrap();
+        let (found, created) = Authority::load_or_create(&settings).unwrap();
+        assert_eq!((found.summary(), created), (next.summary(), Created::Loaded));
+        assert!(!beside(&settings.certificate, "next").exists());
+    }
+}
