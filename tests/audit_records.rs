@@ -198,6 +198,23 @@ mod chain {
     }
 
     #[tokio::test]
+    async fn au_08_the_documented_program_sees_what_verify_sees() {
+        let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/records.md")).unwrap();
+        let program = docs.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
+        let dir = temp_dir();
+        let path = file_in(&dir);
+        write_some(&path, 3).await;
+        write_some(&path, 3).await;
+        let whole = || Command::new("python3").args(["-c", program]).arg(&path).output().unwrap();
+        let said = whole();
+        assert!(said.status.success(), "{said:?}");
+        assert!(String::from_utf8_lossy(&said.stdout).contains(&verify(&path).unwrap().last_hash));
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replacen("\"allow\"", "\"deny\"", 1)).unwrap();
+        assert!(!whole().status.success());
+    }
+
+    #[tokio::test]
     async fn au_08_an_edited_or_removed_record_is_found() {
         let dir = temp_dir();
         let path = file_in(&dir);
