@@ -73,8 +73,5 @@ pub struct Flow {
     pub source: String,
     pub door: &'static str,
     pub host: Option<String>,
-    pub rule: Option<String>,
     pub age_seconds: u64,
-    pub bytes_up: u64,
-    pub bytes_down: u64,
 }

@@ -45,8 +45,8 @@ pub struct Metrics {
     /// Payload from clients to the outside, and back.
     pub bytes_up: Counter,
     pub bytes_down: Counter,
-    pub upstream_open: Gauge,
-    pub leaves_minted: Counter,
+    pub upstream_idle: Gauge,
+    pub leaves_minted: Gauge,
     pub leaves_cached: Gauge,
     pub leases: Gauge,
     /// Set before scraping, from `audit::Log::stats`.
@@ -82,8 +82,8 @@ impl Metrics {
             flows_open: Gauge::default(),
             bytes_up: Counter::default(),
             bytes_down: Counter::default(),
-            upstream_open: Gauge::default(),
-            leaves_minted: Counter::default(),
+            upstream_idle: Gauge::default(),
+            leaves_minted: Gauge::default(),
             leaves_cached: Gauge::default(),
             leases: Gauge::default(),
             audit_queue_bytes: Gauge::default(),
@@ -104,7 +104,7 @@ impl Metrics {
         r.register_with_unit("up", "Payload from clients", Unit::Bytes, self.bytes_up.clone());
         r.register_with_unit("down", "Payload to clients", Unit::Bytes, self.bytes_down.clone());
         r.register("upstream_dials", "Connections tried upstream, by outcome", self.dials.clone());
-        r.register("upstream_open", "Upstream connections open", self.upstream_open.clone());
+        r.register("upstream_idle", "Upstream connections kept for another request", self.upstream_idle.clone());
         r.register("leaves_minted", "Certificates minted", self.leaves_minted.clone());
         r.register("leaves_cached", "Certificates in the cache", self.leaves_cached.clone());
         r.register("dns_leases", "Names and addresses that clients were told", self.leases.clone());
