@@ -1,0 +1,10 @@
+//! The DNS door and the resolver against a scripted upstream on loopback: what a client gets, what upstream is asked,
+//! what is recorded. Cases carry their id of the gauntlet.
+
+mod answers;
+mod denials;
+mod gate;
+mod guarding;
+mod peers;
+mod upstream;
+mod wire;
