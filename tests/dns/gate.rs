@@ -126,7 +126,7 @@ impl Gate {
                 tokio::spawn(task);
             }),
         };
-        let door = Door::bind("127.0.0.1:0".parse().unwrap(), &settings, parts).await.unwrap();
+        let door = Bound::bind("127.0.0.1:0".parse().unwrap(), &settings, parts).await.unwrap();
         let address = door.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(door.serve());
