@@ -134,7 +134,7 @@ fn open_dns(running: &Arc<Running>, config: &Config, bound: Vec<BoundDns>) -> an
             own: own.into(),
             spawn: Arc::new(move |work| spawning.spawn("question", work)),
         };
-        let door = dns::Door::over(udp.open()?, tcp.open()?, &config.limits.dns, parts);
+        let door = dns::Bound::over(udp.open()?, tcp.open()?, &config.limits.dns, parts);
         gate.tasks.spawn("dns", until(gate.tasks.drain_signal(), door.serve()));
     }
     Ok(())
