@@ -3,6 +3,8 @@
 //! Expected: under 2 µs a verdict with 10,000 rules, and about the same with 100,000. Each verdict includes a clone of
 //! the request (it is given away), which `clone` measures alone. Run with `cargo bench --bench policy`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a bench that cannot be set up has nothing to measure")]
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use outgate::base::{Host, HostName, Scheme};
 use outgate::policy::{CanonicalRequest, LoadOptions, Snapshot, SourceFile};

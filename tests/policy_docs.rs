@@ -1,5 +1,7 @@
 //! The examples of `docs/policy.md` and the shipped policies do what they say.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 #[path = "support/policy.rs"]
 #[allow(dead_code)]
 mod policy;

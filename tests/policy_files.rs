@@ -1,5 +1,7 @@
 //! What a wrong policy is told: every problem at once, with its place and a way out.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 #[path = "support/policy.rs"]
 #[allow(dead_code)]
 mod policy;

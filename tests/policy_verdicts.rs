@@ -1,5 +1,7 @@
 //! What the policy says: rows of the gauntlet that are decided there, each with its positive twin.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 #[path = "support/policy.rs"]
 #[allow(dead_code)]
 mod policy;
