@@ -14,7 +14,7 @@ use super::client::ClientId;
 use super::explain::{Finding, Verdict};
 use super::file::CaseReader;
 use super::problem::{Problems, SourceFile};
-use super::request_line::read_request_line;
+use super::request_line::{RequestLineError, read_request_line};
 use super::snapshot::read_folder;
 use super::{CanonicalRequest, ConnectVerdict, DnsVerdict, OnMatch, Snapshot};
 use crate::base::{Authority, Host, HostName};
@@ -164,11 +164,9 @@ impl Snapshot {
         match &case.asked {
             Asked::Request(line) => match read_request_line(line, case.headers.clone()) {
                 Ok(request) => Ok(self.scanned(self.find(client, &request), &request, case.body.as_bytes())),
-                Err(super::RequestLineError::Malformed(_)) => Ok(Finding {
-                    verdict: Verdict::Deny,
-                    rule: None,
-                    reason: Some(super::Reason::BadRequest.as_str()),
-                }),
+                Err(RequestLineError::Malformed(why)) => {
+                    Ok(Finding { verdict: Verdict::Deny, rule: None, reason: Some(why.reason().as_str()) })
+                }
                 Err(error) => Err(error.to_string()),
             },
             Asked::Connect(to) => Ok(match self.judge_connect(client, &to.host, to.port.unwrap_or(443)) {
