@@ -16,6 +16,8 @@ use std::iter;
 const SHORTEST: usize = 4;
 /// Characters of the longest needle: eight bytes as hex or UTF-16, and the partial base64 character before one.
 pub(super) const NEEDLE: usize = 2 * DEPTH + 1;
+/// Base64 characters before a line break for which it is taken to be inside of base64.
+const RUN: usize = 8;
 /// Bytes of the longest escape.
 pub(super) const ESCAPE: usize = 6;
 
@@ -253,8 +255,8 @@ impl Filter {
 fn wrapped(buf: &[u8], at: usize, after: usize) -> bool {
     let end = line_end(buf, at);
     let alphabet = |byte: &u8| sextet(*byte).is_some();
-    end >= NEEDLE
-        && buf.get(end - NEEDLE..end).is_some_and(|line| line.iter().rev().all(alphabet))
+    end >= RUN
+        && buf.get(end - RUN..end).is_some_and(|line| line.iter().rev().all(alphabet))
         && buf.get(after).is_some_and(alphabet)
 }
 
