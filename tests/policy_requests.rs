@@ -197,6 +197,11 @@ mod paths {
             let refusal = judge(&snapshot, &format!("GET https://api.good.test{target}")).unwrap_err();
             assert!(matches!(refusal.reason, Reason::PathDenied | Reason::RuleDenied), "{target}");
         }
+        let public = P3.split("[[rule]]\nname = \"not secret\"").next().unwrap();
+        for target in ["/public/a%2fb", "/public%2fx", "/public/%252e%252e/x", "/public/%c0%ae"] {
+            denies(&load(public), &format!("GET https://api.good.test{target}"), Reason::PathDenied);
+        }
+        allows(&load(public), "GET https://api.good.test/public/a%20b");
         allows(&load(P1), "GET https://api.good.test/@scope%2fname");
         let rule = r#"
             [[rule]]
