@@ -60,10 +60,13 @@ pub(super) enum Verdict {
 
 impl Pattern {
     /// Runs behind the part of the literal that the trie has walked. `before` is the decoded byte in front of the match.
-    pub fn run(&self, decoder: &mut Decoder<'_>, before: Option<u8>) -> Verdict {
+    /// What `spared` begins with is no match.
+    pub fn run(&self, decoder: &mut Decoder<'_>, before: Option<u8>, spared: &[Vec<u8>]) -> Verdict {
         let front = match self.edges {
             Edges::Free | Edges::End => true,
-            Edges::Word => !before.is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'),
+            Edges::Word => {
+                !before.is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            }
             Edges::Number => before.is_some_and(|byte| byte.is_ascii_digit()),
         };
         if !front && self.check.is_none() {
@@ -79,7 +82,8 @@ impl Pattern {
         let mut variable = Variable::default();
         let mut ahead = None;
         for (i, atom) in self.atoms.iter().enumerate() {
-            let enough = if self.edges == Edges::Free && i + 1 == self.atoms.len() { atom.min } else { atom.max };
+            let enough =
+                if self.edges == Edges::Free && i + 1 == self.atoms.len() { atom.min } else { atom.max };
             let mut count = 0;
             while count < enough {
                 match ahead.take().unwrap_or_else(|| decoder.step()) {
@@ -96,7 +100,14 @@ impl Pattern {
                 }
             }
         }
+        if self.kind == Kind::Tokens && spared.iter().any(|value| self.begins(value, variable.bytes())) {
+            return Verdict::No;
+        }
         self.judge(decoder, ahead, front, variable.bytes())
+    }
+
+    fn begins(&self, value: &[u8], variable: &[u8]) -> bool {
+        value.strip_prefix(self.literal.expose()).is_some_and(|rest| rest.starts_with(variable))
     }
 
     /// The shape is there: is it one of its kind, and does it stand alone?
@@ -113,7 +124,10 @@ impl Pattern {
         }
         match ahead.unwrap_or_else(|| decoder.step()) {
             Step::More => Verdict::Open,
-            Step::Byte(byte) if byte.is_ascii_alphanumeric() || self.atoms.last().is_some_and(|last| last.set.has(byte)) => {
+            Step::Byte(byte)
+                if byte.is_ascii_alphanumeric()
+                    || self.atoms.last().is_some_and(|last| last.set.has(byte)) =>
+            {
                 Verdict::No
             }
             Step::Byte(_) | Step::Over => Verdict::Match(decoder.at()),
@@ -234,7 +248,15 @@ mod tests {
 
     #[test]
     fn a_shape_that_cannot_be_walked_forward_is_refused() {
-        for bad in ["[a-z]+", "[a-z]{2,}", "[a-z]{1,3}b", "(?:ab|cd)", "[a-z]{300}", "(?:[a-z]{2}x){3}", "[a-z]{0,2}[0-9]{0,2}a"] {
+        for bad in [
+            "[a-z]+",
+            "[a-z]{2,}",
+            "[a-z]{1,3}b",
+            "(?:ab|cd)",
+            "[a-z]{300}",
+            "(?:[a-z]{2}x){3}",
+            "[a-z]{0,2}[0-9]{0,2}a",
+        ] {
             assert!(atoms(bad).is_err(), "{bad}");
         }
         for good in ["[a-z]{36}", "[0-9]{2,4}-[a-z]{3}", "x[a-f0-9]{2}T3", "[a-z]{1,3}[0-9]"] {
