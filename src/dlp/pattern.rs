@@ -3,7 +3,7 @@
 //! Compiled by `rules` and `detectors`; run by `engine` once the literal beginning was seen.
 
 use super::check::{Check, entropy};
-use super::view::{Decoder, Step};
+use super::view::{Decoder, Step, sextet};
 use super::{Kind, trie};
 use crate::base::SecretBytes;
 use regex_syntax::hir::{Class, Hir, HirKind};
@@ -37,6 +37,8 @@ pub(super) enum Edges {
     End,
     /// And no letter, digit, `-` or `_` may stand before it.
     Word,
+    /// And no `+` or `/` on either side: for what may stand in base64 by chance.
+    Apart,
     /// A digit must stand before it, and `End`.
     Number,
 }
@@ -65,8 +67,9 @@ impl Pattern {
         let front = match self.edges {
             Edges::Free | Edges::End => true,
             Edges::Word => {
-                !before.is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+                !before.is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
             }
+            Edges::Apart => before.is_none_or(|byte| sextet(byte).is_none()),
             Edges::Number => before.is_some_and(|byte| byte.is_ascii_digit()),
         };
         if !front && self.check.is_none() {
@@ -106,6 +109,13 @@ impl Pattern {
         self.judge(decoder, ahead, front, variable.bytes())
     }
 
+    /// Whether a byte behind the match says that it is part of something longer.
+    fn goes_on(&self, byte: u8) -> bool {
+        byte.is_ascii_alphanumeric()
+            || self.atoms.last().is_some_and(|last| last.set.has(byte))
+            || (self.edges == Edges::Apart && matches!(byte, b'+' | b'/'))
+    }
+
     fn begins(&self, value: &[u8], variable: &[u8]) -> bool {
         value.strip_prefix(self.literal.expose()).is_some_and(|rest| rest.starts_with(variable))
     }
@@ -124,12 +134,7 @@ impl Pattern {
         }
         match ahead.unwrap_or_else(|| decoder.step()) {
             Step::More => Verdict::Open,
-            Step::Byte(byte)
-                if byte.is_ascii_alphanumeric()
-                    || self.atoms.last().is_some_and(|last| last.set.has(byte)) =>
-            {
-                Verdict::No
-            }
+            Step::Byte(byte) if self.goes_on(byte) => Verdict::No,
             Step::Byte(_) | Step::Over => Verdict::Match(decoder.at()),
         }
     }
