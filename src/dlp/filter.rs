@@ -90,11 +90,17 @@ impl Filter {
         let mut at = 0;
         while let Some(block) = buf.get(at..).and_then(|rest| rest.first_chunk::<18>()) {
             if self.any(block) {
-                self.exact(buf, at, at + 16, &mut found);
+                let mut places = self.places(block);
+                while places != 0 {
+                    self.exact(buf, at + 2 * places.trailing_zeros() as usize, &mut found);
+                    places &= places - 1;
+                }
             }
             at += 16;
         }
-        self.exact(buf, at, buf.len(), &mut found);
+        for place in (at..buf.len()).step_by(2) {
+            self.exact(buf, place, &mut found);
+        }
         self.broken(buf, found);
     }
 
@@ -115,20 +121,29 @@ impl Filter {
         self.table[usize::from(u16::from_le_bytes([a, b]))] & THIRD[usize::from(c)]
     }
 
-    /// Looks the even positions from `at` (even) to `end` up exactly.
-    fn exact(&self, buf: &[u8], at: usize, end: usize, found: &mut impl FnMut(View, usize)) {
-        for place in (at..end).step_by(2) {
-            let Some([a, b, c]) = buf.get(place..).and_then(|rest| rest.first_chunk()) else { return };
-            if self.bit(*a, *b, *c) == 0 {
-                continue;
-            }
-            for entry in self.entries(u32::from_le_bytes([*a, *b, *c, 0])).unwrap_or_default() {
-                let beside = if entry.behind { place + 3 } else { place.wrapping_sub(1) };
-                if let Some(start) = place.checked_sub(usize::from(entry.back))
-                    && buf.get(beside) == Some(&entry.beside)
-                {
-                    found(entry.view, start);
-                }
+    /// Which of the eight they are. Without branches: they could not be predicted.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "constant places of an array; no check is left")]
+    fn places(&self, block: &[u8; 18]) -> u32 {
+        let mut places = 0;
+        for i in 0..8 {
+            places |= u32::from(self.bit(block[2 * i], block[2 * i + 1], block[2 * i + 2]) != 0) << i;
+        }
+        places
+    }
+
+    /// Looks one position up exactly.
+    fn exact(&self, buf: &[u8], place: usize, found: &mut impl FnMut(View, usize)) {
+        let Some([a, b, c]) = buf.get(place..).and_then(|rest| rest.first_chunk()) else { return };
+        if self.bit(*a, *b, *c) == 0 {
+            return;
+        }
+        for entry in self.entries(u32::from_le_bytes([*a, *b, *c, 0])).unwrap_or_default() {
+            let beside = if entry.behind { place + 3 } else { place.wrapping_sub(1) };
+            if let Some(start) = place.checked_sub(usize::from(entry.back))
+                && buf.get(beside) == Some(&entry.beside)
+            {
+                found(entry.view, start);
             }
         }
     }
