@@ -5,7 +5,7 @@ mod limits;
 mod raw;
 
 use crate::admin;
-use crate::audit;
+use crate::audit::{self, Sink};
 use crate::dns::{DoorSettings, LeaseSettings, ResolverSettings, Upstreams};
 use crate::flow;
 use crate::pipeline;
@@ -129,7 +129,7 @@ impl Config {
                 Some(path) => Roots::File(at(Path::new(&path))),
             },
             resolver,
-            audit: audit::Settings::to(audit_file, &base),
+            audit: audit::Settings::new(if audit_file == Path::new("-") { Sink::Stdout } else { Sink::File(at(audit_file)) }),
             admin: admin::Settings {
                 socket: at(raw.admin.socket.as_deref().unwrap_or(Path::new("admin.sock"))),
                 http,

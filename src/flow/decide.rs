@@ -145,11 +145,14 @@ fn tls(gate: &Arc<Gate>, mut bound: Bound, opening: Box<Opening>) -> Decided {
 fn named_tls(gate: &Arc<Gate>, mut bound: Bound, opening: Box<Opening>, host: Host) -> Decided {
     bound.ticket.named(host.to_string());
     if let (Host::Name(name), Some(target)) = (&host, bound.target) {
-        bound.flow.dst_mismatch = !gate.leases.told(bound.flow.client.number(), target.0.ip().to_canonical(), name);
+        bound.flow.dst_mismatch = !gate.leases.told(gate.registry.client_number(&bound.flow.client_name), target.0.ip().to_canonical(), name);
     }
     let connection = Connection { scheme: Scheme::Https, host: Some(host.clone()), port: bound.port };
     let snapshot = bound.flow.shared.snapshot.load_full();
-    let verdict = snapshot.judge_connect(bound.flow.client, Scheme::Https, &host, bound.port);
+    let verdict = match bound.flow.client_in(&snapshot) {
+        Ok(client) => snapshot.judge_connect(client, &host, bound.port),
+        Err(refusal) => ConnectVerdict::Refuse(refusal),
+    };
     let Bound { stream, ahead, flow, ticket, .. } = bound;
     let facts = facts(&host, connection.port, "tls", Some(Scheme::Https));
     match verdict {
@@ -176,7 +179,7 @@ fn named_tls(gate: &Arc<Gate>, mut bound: Bound, opening: Box<Opening>, host: Ho
 /// A port that a rule opens for raw TCP: the lease is the identity, and an ambiguous one is refused.
 fn unread(gate: &Arc<Gate>, stream: TcpStream, flow: Flow, ticket: Ticket, target: OriginalDst) -> Decided {
     let (ip, port) = (target.0.ip().to_canonical(), target.0.port());
-    let names = gate.leases.names(flow.client.number(), ip);
+    let names = gate.leases.names(gate.registry.client_number(&flow.client_name), ip);
     let snapshot = flow.shared.snapshot.load_full();
     let host = match names.as_slice() {
         [] => Host::Ip(ip),
@@ -189,7 +192,7 @@ fn unread(gate: &Arc<Gate>, stream: TcpStream, flow: Flow, ticket: Ticket, targe
     };
     ticket.named(host.to_string());
     let facts = facts(&host, port, "tcp", Some(Scheme::Tcp));
-    match snapshot.judge_tcp(flow.client, &host, port) {
+    match flow.client_in(&snapshot).and_then(|client| snapshot.judge_tcp(client, &host, port)) {
         Ok(permit) => Decided::Tunnel(Tunnelled { stream, ahead: Bytes::new(), flow, ticket, permit, facts }),
         Err(refusal) => Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how: How::Reset }),
     }
@@ -205,7 +208,7 @@ pub(super) fn raw_named(bound: Bound) -> Decided {
         return Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how: How::Reset });
     };
     let facts = facts(&host, port, "tcp", Some(Scheme::Tcp));
-    match snapshot.judge_tcp(flow.client, &host, port) {
+    match flow.client_in(&snapshot).and_then(|client| snapshot.judge_tcp(client, &host, port)) {
         Ok(permit) => Decided::Tunnel(Tunnelled { stream, ahead, flow, ticket, permit, facts }),
         Err(refusal) => Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how: How::Reset }),
     }

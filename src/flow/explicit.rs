@@ -12,9 +12,10 @@ use crate::base::{Host, Scheme};
 use crate::codec::h1::{Framing, Reader, encode_response, write_message};
 use crate::codec::Body;
 use crate::pipeline::{self, Asked, Facts, Flow, Rejected, Reply};
-use crate::policy::{ConnectVerdict, Reason, Refusal};
+use crate::policy::Refusal;
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
+use http_body::Body as _;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -57,7 +58,7 @@ pub(super) async fn serve(gate: &Arc<Gate>, identified: Identified) {
 async fn answer(flow: Arc<Flow>, claimed: Result<Asked, Box<Rejected>>, body: Body) -> Reply {
     match claimed {
         Ok(asked) => pipeline::exchange(&flow, asked, body).await,
-        Err(rejected) => pipeline::reject(&flow, *rejected, &body).await,
+        Err(rejected) => pipeline::reject(&flow, *rejected, !body.is_end_stream()).await,
     }
 }
 
@@ -107,20 +108,7 @@ async fn raw_tcp(gate: &Arc<Gate>, bound: Bound) {
 /// Whether anything inside a CONNECT to this place could be allowed.
 fn may_follow(flow: &Flow, host: &Host, port: u16) -> Result<(), Refusal> {
     let snapshot = flow.shared.snapshot.load_full();
-    let schemes = [Scheme::Https, Scheme::Http];
-    let mut last = None;
-    for scheme in schemes {
-        match snapshot.judge_connect(flow.client, scheme, host, port) {
-            ConnectVerdict::Intercept(_) | ConnectVerdict::Tunnel(_) => return Ok(()),
-            ConnectVerdict::Refuse(refusal) => {
-                last.get_or_insert(refusal);
-            }
-        }
-    }
-    if snapshot.judge_tcp(flow.client, host, port).is_ok() {
-        return Ok(());
-    }
-    Err(last.unwrap_or_else(|| Refusal::new(Reason::NoRule, "no rule opens this place")))
+    snapshot.judge_place(flow.client_in(&snapshot)?, host, port)
 }
 
 async fn deny(
@@ -137,7 +125,7 @@ async fn deny(
     pipeline::refuse(flow, &snapshot, &facts, &refusal).await;
     let page = pipeline::Page::of(&refusal, StatusCode::FORBIDDEN, &facts);
     let reply = async move |_, body: Body| {
-        let mut reply = page.reply(&body);
+        let mut reply = page.reply(!body.is_end_stream());
         reply.close = true;
         reply
     };

@@ -14,6 +14,7 @@ use crate::pipeline::{self, Asked, Flow, Outcome, Rejected, Reply, Switched};
 use crate::policy::{Reason, Refusal};
 use bytes::BytesMut;
 use http::{StatusCode, Version};
+use http_body::Body as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -32,14 +33,15 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) async fn answer(&self, claimed: Result<Asked, Box<Rejected>>, body: Body) -> Reply {
+        let unread = !body.is_end_stream();
         if let Some(refusal) = &self.page {
-            let mut reply = pipeline::refusal_page(refusal, &claimed, &body);
+            let mut reply = pipeline::refusal_page(refusal, &claimed, unread);
             reply.close = true;
             return reply;
         }
         match claimed {
             Ok(asked) => pipeline::exchange(&self.flow, asked, body).await,
-            Err(rejected) => pipeline::reject(&self.flow, *rejected, &body).await,
+            Err(rejected) => pipeline::reject(&self.flow, *rejected, unread).await,
         }
     }
 }

@@ -4,7 +4,7 @@ use super::decide::Intercepted;
 use super::h1::Service;
 use super::{Gate, h1, h2};
 use crate::audit::{Event, Text};
-use crate::tls::{ClientFault, terminate};
+use crate::tls::terminate;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -32,8 +32,7 @@ async fn handshake(gate: &Arc<Gate>, intercepted: Intercepted) -> Option<(TlsStr
     match finished {
         Ok(Ok(stream)) => Some((stream, Arc::new(Service { flow, _ticket: ticket, connection, page }))),
         Ok(Err(error)) => {
-            let fault = ClientFault::of(&error);
-            report(&flow, &mint.host().to_string(), &fault.to_string());
+            report(&flow, &mint.host().to_string(), &error.fault.to_string());
             None
         }
         Err(_) => {

@@ -11,6 +11,8 @@ use std::time::Instant;
 pub struct Registry {
     last: AtomicU64,
     open: Mutex<Open>,
+    /// A number for each client name ever seen, the same over reloads: leases are kept under it.
+    clients: Mutex<HashMap<Arc<str>, u16>>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +44,14 @@ pub struct Ticket {
 impl Registry {
     pub fn next_number(&self) -> u64 {
         self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The number under which a client's leases are kept.
+    pub fn client_number(&self, name: &Arc<str>) -> u16 {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        // A policy has fewer clients than this, and a process few policies; the last number is shared by nobody's.
+        let next = u16::try_from(clients.len()).unwrap_or(u16::MAX);
+        *clients.entry(name.clone()).or_insert(next)
     }
 
     /// Enters a flow. `None`: the client, or the gate, has as many as it may.

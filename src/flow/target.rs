@@ -34,7 +34,7 @@ pub(super) async fn transparent(gate: &Arc<Gate>, accepted: Accepted, number: u6
         Ok(target) => target,
         Err(error) => {
             let reason = match error {
-                OriginalDstError::Missing(_) => Reason::NoDestination,
+                OriginalDstError::NoDestination(_) => Reason::NoDestination,
                 OriginalDstError::Loop(_) => Reason::Loop,
             };
             turn_away(gate, accepted, number, None, Refusal::new(reason, error.to_string())).await;
@@ -77,7 +77,9 @@ async fn identify(
         shared: gate.shared.clone(),
         number,
         exchanges: AtomicU32::new(0),
+        snapshot,
         client,
+        interface: accepted.interface,
         client_name,
         source,
         door,

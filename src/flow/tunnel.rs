@@ -4,9 +4,10 @@
 use super::Gate;
 use super::decide::Tunnelled;
 use super::refuse;
+use crate::base::Scheme;
 use crate::net;
 use crate::pipeline::{self, Ending, Outcome};
-use crate::policy::{Reason, TunnelPermit};
+use crate::policy::{ConnectVerdict, Reason, TunnelPermit};
 use crate::upstream::UpstreamError;
 use bytes::{Buf, Bytes};
 use std::io;
@@ -51,7 +52,17 @@ pub(super) async fn serve(gate: &Arc<Gate>, tunnelled: Tunnelled) {
 /// Whether the policy of this moment would permit the tunnel again.
 fn allowed_still(flow: &pipeline::Flow, permit: &TunnelPermit) -> bool {
     let snapshot = flow.shared.snapshot.load_full();
-    Arc::ptr_eq(&snapshot, permit.snapshot()) || snapshot.permits_tunnel(flow.client, &flow.client_name, permit.dial())
+    if Arc::ptr_eq(&snapshot, permit.snapshot()) {
+        return true;
+    }
+    let Ok(client) = flow.client_in(&snapshot) else { return false };
+    let right = permit.dial();
+    match right.scheme() {
+        Scheme::Tcp => snapshot.judge_tcp(client, right.host(), right.port()).is_ok(),
+        Scheme::Http | Scheme::Https => {
+            matches!(snapshot.judge_connect(client, right.host(), right.port()), ConnectVerdict::Tunnel(_))
+        }
+    }
 }
 
 /// Copies both ways until both ends have closed. `first` holds what was already read: from the client, and from the

@@ -163,6 +163,13 @@ impl BoundTcp {
     }
 }
 
+impl BoundTcp {
+    /// The bare listener, for a door with an accept loop of its own. To be called inside the tokio runtime.
+    pub fn open(self) -> io::Result<tokio::net::TcpListener> {
+        tokio::net::TcpListener::from_std(self.listener)
+    }
+}
+
 impl BoundUdp {
     pub fn address(&self) -> SocketAddr {
         self.address

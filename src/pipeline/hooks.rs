@@ -4,7 +4,7 @@
 use super::judge::{Prepared, malformed};
 use super::{Flow, Stop};
 use crate::base::{Host, Scheme};
-use crate::policy::{Change, Permit, Reason, Rule, TunnelPermit};
+use crate::policy::{Change, Permit, Reason, Refusal, Rule, TunnelPermit};
 use crate::script::{Decision, Failure, FailureKind, FlowView, RequestView, ResponseView};
 use http::{HeaderMap, StatusCode};
 
@@ -47,11 +47,11 @@ pub(super) fn on_request(flow: &Flow, permit: Permit) -> Result<Permit, Stop> {
 }
 
 /// Asks `connect` of a rule that relays bytes unread.
-pub fn on_tunnel(flow: &Flow, permit: &TunnelPermit) -> Result<(), Stop> {
+pub fn on_tunnel(flow: &Flow, permit: &TunnelPermit) -> Result<(), Refusal> {
     let Some(script) = permit.rule().script().filter(|script| script.has_connect()) else { return Ok(()) };
     let right = permit.dial();
     let asked = flow_view(flow, right.scheme(), right.host(), right.port());
-    decided(script.connect(asked), permit.rule(), true).map(|_| ())
+    decided(script.connect(asked), permit.rule(), true).map(|_| ()).map_err(|stop| stop.refusal)
 }
 
 /// Asks `response`; it may change fields of the head.
@@ -87,8 +87,8 @@ fn decided(decision: Result<Decision, Failure>, rule: &Rule, may_tunnel: bool) -
         Ok(Decision::Deny(words)) => (Reason::ScriptDenied, words),
         Err(failure) => {
             let reason = match failure.kind {
-                FailureKind::Timeout | FailureKind::Limit => Reason::ScriptTimeout,
-                FailureKind::Error | FailureKind::NotADecision => Reason::ScriptError,
+                FailureKind::Timeout | FailureKind::Operations => Reason::ScriptTimeout,
+                FailureKind::Limit | FailureKind::Error | FailureKind::NotADecision => Reason::ScriptError,
             };
             (reason, failure.message)
         }

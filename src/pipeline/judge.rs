@@ -22,8 +22,8 @@ pub(super) async fn prepare(
     let Asked { scheme, host, port, method, target, headers, proto } = asked;
     let request =
         CanonicalRequest::new(scheme, host, port, method, &target, headers).map_err(|m| malformed(&m))?;
-    let permit = snapshot.judge_request(flow.client, request)?;
-    let permit = permit.edited();
+    let client = flow.client_in(snapshot)?;
+    let permit = snapshot.judge_request(client, request)?.edited();
     let permit = hooks::on_request(flow, permit)?;
     scan::head(&permit, facts)?;
     misplaced(snapshot, &permit)?;

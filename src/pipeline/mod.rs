@@ -12,6 +12,7 @@ mod scan;
 mod settings;
 
 pub use ending::{Ending, Outcome};
+pub use hooks::on_tunnel;
 pub use page::{Page, status_of};
 pub use record::{Facts, decide, refuse};
 pub use settings::Settings;
@@ -19,12 +20,13 @@ pub use settings::Settings;
 use crate::audit::{FlowId, Log};
 use crate::base::{Door, Host, HostName, Proto, Scheme};
 use crate::codec::Body;
-use crate::policy::{ClientId, Reason, Refusal, Snapshot};
+use crate::policy::{ClientId, Reason, Refusal, Refused, Snapshot};
 use crate::telemetry::Metrics;
 use crate::upstream::{Answer, Upstream, UpstreamError, Wire};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
+use http_body::Body as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,7 +45,10 @@ pub struct Flow {
     pub shared: Arc<Shared>,
     pub number: u64,
     pub exchanges: AtomicU32,
+    /// The snapshot under which the connection was accepted, and its client there.
+    pub snapshot: Arc<Snapshot>,
     pub client: ClientId,
+    pub interface: Option<Arc<str>>,
     pub client_name: Arc<str>,
     pub source: SocketAddr,
     pub door: Door,
@@ -54,6 +59,17 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Which client this is under another snapshot: found anew, since a reload may have moved or removed it.
+    pub fn client_in(&self, snapshot: &Arc<Snapshot>) -> Result<ClientId, Refusal> {
+        if Arc::ptr_eq(snapshot, &self.snapshot) {
+            return Ok(self.client);
+        }
+        let found = snapshot.client(self.interface.as_deref(), self.source.ip());
+        found.filter(|client| *snapshot.client_name(*client) == *self.client_name).ok_or_else(|| {
+            Refusal::new(Reason::UnknownClient, "after a reload this connection belongs to no client, or another")
+        })
+    }
+
     /// The id of the flow's next decision.
     pub fn next_id(&self) -> FlowId {
         FlowId { flow: self.number, exchange: self.exchanges.fetch_add(1, Ordering::Relaxed) + 1 }
@@ -112,6 +128,12 @@ impl Stop {
     }
 }
 
+impl From<Box<Refused>> for Stop {
+    fn from(refused: Box<Refused>) -> Self {
+        refused.refusal.into()
+    }
+}
+
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         let status = status_of(refusal.reason);
@@ -127,11 +149,11 @@ pub async fn exchange(flow: &Flow, asked: Asked, body: Body) -> Reply {
     let mut facts = Facts::of(&asked);
     let prepared = match judge::prepare(flow, &snapshot, asked, &mut facts).await {
         Ok(prepared) => prepared,
-        Err(stop) => return refused(flow, &snapshot, facts, stop, &body).await,
+        Err(stop) => return refused(flow, &snapshot, facts, stop, !body.is_end_stream()).await,
     };
     let ending = match record::allow(flow, &snapshot, &facts, &prepared).await {
         Ok(ending) => ending,
-        Err(stop) => return Page::of(&stop.refusal, stop.status, &facts).reply(&body),
+        Err(stop) => return Page::of(&stop.refusal, stop.status, &facts).reply(!body.is_end_stream()),
     };
     let upload = scan::outbound(flow, &prepared, body, &ending);
     let upload = match upload {
@@ -155,20 +177,29 @@ pub async fn exchange(flow: &Flow, asked: Asked, body: Body) -> Reply {
     }
 }
 
+/// The page of a refusal that was recorded when its connection was decided.
+pub fn refusal_page(refusal: &Refusal, claimed: &Result<Asked, Box<Rejected>>, unread: bool) -> Reply {
+    let facts = match claimed {
+        Ok(asked) => Facts::of(asked),
+        Err(rejected) => Facts::rejected(rejected),
+    };
+    Page::of(refusal, status_of(refusal.reason), &facts).reply(unread)
+}
+
 /// Answers a request that has no place in the path: malformed, or contradicting its connection.
-pub async fn reject(flow: &Flow, rejected: Rejected, body: &Body) -> Reply {
+pub async fn reject(flow: &Flow, rejected: Rejected, unread: bool) -> Reply {
     let snapshot = flow.shared.snapshot.load_full();
     let facts = Facts::rejected(&rejected);
     let stop = Stop { refusal: rejected.refusal, status: rejected.status };
-    let mut reply = refused(flow, &snapshot, facts, stop, body).await;
+    let mut reply = refused(flow, &snapshot, facts, stop, unread).await;
     reply.close = true;
     reply
 }
 
-async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, facts: Facts, stop: Stop, body: &Body) -> Reply {
+async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, facts: Facts, stop: Stop, unread: bool) -> Reply {
     let page = Page::of(&stop.refusal, stop.status, &facts);
     refuse(flow, snapshot, &facts, &stop.refusal).await;
-    page.reply(body)
+    page.reply(unread)
 }
 
 fn relay(flow: &Flow, prepared: judge::Prepared, answer: Answer, ending: Arc<Ending>, facts: &Facts) -> Reply {
@@ -203,7 +234,7 @@ fn fail(ending: &Arc<Ending>, facts: &Facts, stop: Stop, error: Option<&Upstream
     let outcome = if error.is_some() && !stop.status.is_client_error() { Outcome::Failed } else { Outcome::Blocked };
     ending.finish(outcome, Some(stop.refusal.reason), Some(stop.refusal.detail.clone()));
     ending.status(stop.status);
-    let mut reply = Page::of(&stop.refusal, stop.status, facts).reply(&Body::Empty);
+    let mut reply = Page::of(&stop.refusal, stop.status, facts).reply(false);
     let body = std::mem::take(reply.response.body_mut());
     *reply.response.body_mut() = ending::counted_down(body, ending.clone());
     reply

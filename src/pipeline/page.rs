@@ -7,7 +7,6 @@ use crate::policy::{Reason, Refusal};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode};
-use http_body::Body as _;
 use std::fmt::Write;
 
 /// A page of our own.
@@ -33,7 +32,7 @@ impl Page {
     }
 
     /// The page as an answer. A request body that was not read to its end costs the connection.
-    pub fn reply(self, unread: &Body) -> Reply {
+    pub fn reply(self, unread: bool) -> Reply {
         let length = self.text.len() as u64;
         let body = if self.head_only { Body::Empty } else { Body::Full(Bytes::from(self.text)) };
         let mut response = Response::new(body);
@@ -41,7 +40,7 @@ impl Page {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        let close = !unread.is_end_stream() || closes(self.status);
+        let close = unread || closes(self.status);
         Reply { response, stated_length: self.head_only.then_some(length), close, switched: None }
     }
 }

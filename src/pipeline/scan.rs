@@ -28,7 +28,7 @@ pub(super) fn head(permit: &Permit, facts: &mut Facts) -> Result<(), Stop> {
     let mut check = |place: &'static str, bytes: &[u8]| match detectors.scan(dlp.outbound, bytes) {
         None => Ok(()),
         Some(finding) => {
-            facts.findings.push((finding.rule.to_string(), place, finding.encoding.to_string()));
+            facts.findings.push((finding.rule.to_string(), place, finding.encoding.as_str().to_owned()));
             match dlp.on_match {
                 OnMatch::Block => Err(blocked(&finding, place)),
                 OnMatch::Log => Ok(()),
@@ -53,7 +53,7 @@ pub(super) fn head(permit: &Permit, facts: &mut Facts) -> Result<(), Stop> {
 const SHORTEST_FINDING: usize = 16;
 
 fn blocked(finding: &Finding, place: &str) -> Stop {
-    let encoding = finding.encoding.to_string();
+    let encoding = finding.encoding.as_str().to_owned();
     let wrapped = if encoding.is_empty() { String::new() } else { format!(" in {encoding}") };
     Stop::new(Reason::Dlp, format!("{} found in the {place}{wrapped}", finding.rule))
 }
@@ -203,7 +203,7 @@ impl Scanned {
     fn stopped(&mut self, stop: &dlp::Stop) -> Result<(), BodyError> {
         let (reason, detail) = match stop {
             dlp::Stop::Finding(finding) => {
-                let encoding = finding.encoding.to_string();
+                let encoding = finding.encoding.as_str().to_owned();
                 self.ending.found(&finding.rule, self.place.name, &encoding);
                 if self.on_match == OnMatch::Log {
                     return Ok(());

@@ -69,7 +69,11 @@ pub struct RuleView {
 
 impl Finding {
     pub(super) fn refused(refusal: &Refusal) -> Self {
-        Self { verdict: Verdict::Deny, rule: refusal.rule.as_deref().map(str::to_owned), reason: Some(refusal.reason.as_str()) }
+        Self {
+            verdict: Verdict::Deny,
+            rule: refusal.rule.as_deref().map(str::to_owned),
+            reason: Some(refusal.reason.as_str()),
+        }
     }
 
     pub(super) fn passed(verdict: Verdict, rule: &Arc<Rule>) -> Self {

@@ -98,17 +98,6 @@ impl HostPattern {
             Self::Under(parent) => name.parents().any(|p| p == parent.as_str()),
         }
     }
-
-    /// Whether some name is covered by both.
-    pub(super) fn overlaps(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Any, _) | (_, Self::Any) => true,
-            (Self::Exact(name), pattern) | (pattern, Self::Exact(name)) => pattern.covers(name),
-            (Self::Under(a), Self::Under(b)) => {
-                a == b || a.parents().any(|p| p == b.as_str()) || b.parents().any(|p| p == a.as_str())
-            }
-        }
-    }
 }
 
 impl fmt::Display for HostPattern {

@@ -23,6 +23,7 @@ pub struct CanonicalRequest {
 #[derive(Debug, Default)]
 pub struct Change {
     pub method: Option<Method>,
+    pub scheme: Option<Scheme>,
     pub host: Option<Host>,
     pub port: Option<u16>,
     /// Path and query, in origin form.
@@ -103,7 +104,7 @@ impl CanonicalRequest {
         let upgrade = self.upgrade;
         let target = change.target.as_deref().unwrap_or_else(|| self.target.path_and_query.as_str());
         let mut changed = Self::new(
-            self.scheme,
+            change.scheme.unwrap_or(self.scheme),
             change.host.unwrap_or(self.host),
             change.port.unwrap_or(self.port),
             change.method.unwrap_or(self.method),

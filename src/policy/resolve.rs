@@ -150,7 +150,7 @@ fn script(
             problems.push(Problem::with_file(&file.value, "the script is not UTF-8"));
             return None;
         };
-        match engine.compile(&file.value.to_string_lossy(), &text) {
+        match engine.compile(&file.value, &text) {
             Ok(script) => Some(Arc::new(script)),
             Err(error) => {
                 let problem = Problem::with_file(&file.value, error.message);

@@ -81,7 +81,7 @@ impl Snapshot {
             hashed(&mut hash, &source.path, source.text.as_bytes());
             file::read(source, &mut draft, &mut problems);
         }
-        let engine = script::Engine::new(options.scripts.clone());
+        let engine = script::Engine::new(options.scripts);
         let mut fetch_hashed = |path: &Path| {
             let bytes = fetch(path)?;
             hashed(&mut hash, path, &bytes);

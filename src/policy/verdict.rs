@@ -206,8 +206,8 @@ pub enum ConnectVerdict {
 #[derive(Debug, Clone)]
 pub enum DnsVerdict {
     /// Ask upstream for addresses and filter them with the guard; `private` are the ranges that rules for this name
-    /// grant.
-    Resolve { rule: Arc<str>, private: Vec<IpNet> },
+    /// grant. `wildcard`: no rule has the name itself, so that new names count against the client's budget.
+    Resolve { rule: Arc<str>, private: Vec<IpNet>, wildcard: bool },
     /// The name is allowed, the type is not opened: an empty answer, nothing asked upstream.
     NoData,
     /// NXDOMAIN, nothing asked upstream.

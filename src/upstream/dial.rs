@@ -6,7 +6,8 @@ use crate::base::{AddressClass, Host, Proto, Scheme, UpstreamAddr};
 use crate::dns::Resolver;
 use crate::net::OwnAddresses;
 use crate::policy::{DialRight, Rule};
-use crate::tls::{self, Alpn, Profile, ProfileSettings, Roots};
+use crate::tls::{self, Alpn, Anchors, ClientCertificate, ClientError, Profile, ProfileSettings, UpstreamFault};
+use rustls::pki_types::ServerName;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +24,7 @@ const MAX_ADDRESSES: usize = 8;
 pub(super) struct Dialler {
     resolver: Arc<Resolver>,
     own: Arc<OwnAddresses>,
-    roots: Roots,
+    anchors: Anchors,
     profile: Arc<Profile>,
     /// Profiles of rules with trust of their own, as long as the rule lives.
     special: Mutex<HashMap<usize, (Weak<Rule>, Arc<Profile>)>>,
@@ -42,13 +43,13 @@ impl Dialler {
         settings: &Settings,
         resolver: Arc<Resolver>,
         own: Arc<OwnAddresses>,
-        roots: Roots,
-    ) -> Result<Self, tls::ClientError> {
-        let profile = Arc::new(Profile::new(&roots, &ProfileSettings::default())?);
+        anchors: Anchors,
+    ) -> Result<Self, ClientError> {
+        let profile = Arc::new(Profile::new(&anchors, &ProfileSettings::default())?);
         Ok(Self {
             resolver,
             own,
-            roots,
+            anchors,
             profile,
             special: Mutex::new(HashMap::new()),
             connect: settings.connect,
@@ -87,9 +88,9 @@ impl Dialler {
         if right.scheme() != Scheme::Https {
             return Ok(Dialled { wire: Wire::Tcp(tcp), proto: Proto::H1, address });
         }
-        let alpn = if offer.contains(&Proto::H2) { Alpn::H2OrHttp11 } else { Alpn::Http11 };
+        let alpn = if offer.contains(&Proto::H2) { Alpn::Both } else { Alpn::Http1 };
         let config = self.profile(right)?.config(alpn);
-        let name = tls::server_name(right.host());
+        let name = server_name(right.host())?;
         let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| tls_failure(&e))?;
         let proto = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Proto::H2,
@@ -98,7 +99,7 @@ impl Dialler {
         Ok(Dialled { wire: Wire::Tls(Box::new(stream)), proto, address })
     }
 
-    async fn candidates(&self, right: &DialRight) -> Result<Vec<SocketAddr>, UpstreamError> {
+    pub(super) async fn candidates(&self, right: &DialRight) -> Result<Vec<SocketAddr>, UpstreamError> {
         let port = right.port();
         let all: Vec<IpAddr> = match right.host() {
             Host::Ip(ip) => vec![*ip],
@@ -120,18 +121,37 @@ impl Dialler {
 
     fn profile(&self, right: &DialRight) -> Result<Arc<Profile>, UpstreamError> {
         let rule = right.rule();
-        let Some(settings) = rule.tls() else { return Ok(self.profile.clone()) };
+        let own = rule.tls();
+        if own.roots.is_empty() && own.client_certificate.is_none() {
+            return Ok(self.profile.clone());
+        }
         let mut special = self.special.lock().unwrap_or_else(PoisonError::into_inner);
         special.retain(|_, (rule, _)| rule.strong_count() > 0);
         let key = Arc::as_ptr(rule) as usize;
         if let Some((_, profile)) = special.get(&key) {
             return Ok(profile.clone());
         }
-        let profile =
-            Profile::new(&self.roots, settings).map_err(|e| UpstreamError::Tls(format!("rule {}: {e}", rule.name())))?;
+        let settings = ProfileSettings {
+            extra_roots: own.roots.clone(),
+            client_certificate: own
+                .client_certificate
+                .as_ref()
+                .map(|c| ClientCertificate { chain: c.chain.clone(), key: c.key.clone_key() }),
+            ..ProfileSettings::default()
+        };
+        let profile = Profile::new(&self.anchors, &settings)
+            .map_err(|e| UpstreamError::Tls(format!("rule {}: {e}", rule.name())))?;
         let profile = Arc::new(profile);
         special.insert(key, (Arc::downgrade(rule), profile.clone()));
         Ok(profile)
+    }
+}
+
+fn server_name(host: &Host) -> Result<ServerName<'static>, UpstreamError> {
+    match host {
+        Host::Ip(ip) => Ok(ServerName::from(*ip)),
+        Host::Name(name) => ServerName::try_from(name.as_str().to_owned())
+            .map_err(|_| UpstreamError::Tls(format!("{name} is no name that TLS can verify"))),
     }
 }
 
@@ -198,7 +218,7 @@ fn tls_failure(error: &io::Error) -> UpstreamError {
     match tls::tls_error(error) {
         Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => UpstreamError::NoCommonProtocol,
         Some(found) => {
-            let fault = tls::UpstreamFault::of(found);
+            let fault = UpstreamFault::of(found);
             if fault.is_certificate() {
                 UpstreamError::Certificate(fault.to_string())
             } else {

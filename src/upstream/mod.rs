@@ -37,10 +37,10 @@ impl Upstream {
         settings: Settings,
         resolver: Arc<Resolver>,
         own: Arc<OwnAddresses>,
-        roots: crate::tls::Roots,
+        anchors: crate::tls::Anchors,
         tasks: Tasks,
     ) -> Result<Self, crate::tls::ClientError> {
-        let dialler = dial::Dialler::new(&settings, resolver, own, roots)?;
+        let dialler = dial::Dialler::new(&settings, resolver, own, anchors)?;
         let pool = Arc::new(Pool::new(&settings));
         Ok(Self { dialler, pool, settings, tasks })
     }
@@ -114,9 +114,10 @@ impl Upstream {
         self.dialler.tcp(permit.dial()).await
     }
 
-    /// Whether a right leads anywhere that the guard passes; used to answer CONNECT before TLS begins.
-    pub fn right_is_literal_and_blocked(&self, right: &DialRight) -> bool {
-        right.host().ip().is_some_and(|ip| !self.dialler.passes(right, ip))
+    /// Fails where a right leads only to addresses that the guard refuses. Costs nothing while a connection for it is
+    /// pooled or its addresses are cached.
+    pub async fn guard(&self, right: &DialRight) -> Result<(), UpstreamError> {
+        self.dialler.candidates(right).await.map(|_| ())
     }
 
     /// Closes what has been idle for too long; run by a task of its own until the process ends.

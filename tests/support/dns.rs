@@ -272,11 +272,7 @@ pub fn ask(from: &Namespace, server: SocketAddr, name: &str, kind: u16, tcp: boo
 
 fn read_reply(message: &[u8]) -> Option<Reply> {
     let count = usize::from(u16::from_be_bytes([*message.get(6)?, *message.get(7)?]));
-    let mut reply = Reply {
-        code: *message.get(3)? & 15,
-        addresses: Vec::new(),
-        aliases: Vec::new(),
-    };
+    let mut reply = Reply { code: *message.get(3)? & 15, addresses: Vec::new(), aliases: Vec::new() };
     let mut place = read_name(message, 12)?.1 + 4;
     for _ in 0..count {
         place = read_name(message, place)?.1;

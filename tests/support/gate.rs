@@ -17,6 +17,8 @@ use super::ns::Namespace;
 pub struct Setup {
     /// `[[rule]]`s and `[[secret]]`s; empty: no rule file at all, only the clients.
     pub policy: String,
+    /// The `[[client]]`s, where not those of both agents.
+    pub clients: Option<&'static str>,
     /// Files beside the policy: scripts, case files.
     pub beside: Vec<(&'static str, String)>,
     /// Lines of `[limits]`.
@@ -191,7 +193,7 @@ pub fn write_files(dir: &Path, setup: &Setup) {
     std::fs::create_dir_all(dir.join("policies")).unwrap();
     std::fs::create_dir_all(dir.join("certs")).unwrap();
     put(&dir.join("outgate.toml"), &format!("{DAEMON}\n[limits]\n{}\n", setup.limits));
-    put(&dir.join("policies/00-clients.toml"), CLIENTS);
+    put(&dir.join("policies/00-clients.toml"), setup.clients.unwrap_or(CLIENTS));
     if !setup.policy.is_empty() {
         put(&dir.join("policies/10-rules.toml"), &setup.policy);
     }

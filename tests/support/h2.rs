@@ -22,16 +22,19 @@ pub type Outcome = Result<(Response<Vec<u8>>, HeaderMap), String>;
 impl H2 {
     /// Transparent HTTPS with ALPN h2 to where the agent believes `name` to be.
     pub fn connect(bed: &Bed, ip: std::net::IpAddr, name: &str) -> Self {
-        let tls = Tls { alpn: vec!["h2"], ..bed.tls(name) };
-        let socket = bed.world.agent.connect(at(ip, 443), PATIENCE).unwrap();
+        Self::over(bed.world.agent.connect(at(ip, 443), PATIENCE).unwrap(), &bed.tls(name))
+    }
+
+    pub fn over(socket: std::net::TcpStream, tls: &Tls) -> Self {
+        let tls = Tls { alpn: vec!["h2"], ..tls.clone() };
         socket.set_nonblocking(true).unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let streams = runtime.block_on(async {
             let socket = tokio::net::TcpStream::from_std(socket).unwrap();
-            let stream: TlsStream<_> =
-                TlsConnector::from(tls.config()).connect(tls.server_name(), socket).await.unwrap();
-            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]), "the gate offers h2");
+            let connecting = TlsConnector::from(tls.config()).connect(tls.server_name(), socket);
+            let stream: TlsStream<_> = connecting.await.unwrap();
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]), "h2 is offered");
             let (streams, connection) = h2::client::handshake(stream).await.unwrap();
             tokio::runtime::Handle::current().spawn(connection);
             streams

@@ -131,12 +131,23 @@ fn become_root_of_something() {
         if nix::unistd::geteuid().is_root() {
             return;
         }
+        // The daemon gives up root for another user id, so more than one must exist in there.
+        let leave = ["--user", "--map-root-user", "--map-auto", "--net", "--mount", "--fork", "--kill-child", "--"];
+        let trial = Command::new("unshare").args(leave).arg("true").output();
+        let refusal = match &trial {
+            Ok(done) if done.status.success() => None,
+            Ok(done) => Some(String::from_utf8_lossy(&done.stderr).into_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(refusal) = refusal {
+            panic!(
+                "these tests make network namespaces: run them as root (tools/test does), or give this user a user \
+                 namespace with a range of ids (package uidmap, a line each in /etc/subuid and /etc/subgid, \
+                 sysctl kernel.unprivileged_userns_clone=1). unshare says: {refusal}"
+            );
+        }
         let this = std::env::current_exe().expect("the path of this test binary");
-        let error = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--map-auto", "--net", "--mount", "--fork", "--kill-child", "--"])
-            .arg(this)
-            .args(std::env::args_os().skip(1))
-            .exec();
-        panic!("these tests need root, or `unshare` from util-linux with user namespaces and /etc/subuid: {error}");
+        let error = Command::new("unshare").args(leave).arg(this).args(std::env::args_os().skip(1)).exec();
+        panic!("unshare: {error}");
     });
 }

@@ -168,8 +168,7 @@ async fn serve(origin: Arc<Origin>, stream: tokio::net::TcpStream, local: Socket
     drop(origin);
     let tap = Tap { inner: stream, seen };
     if hello.alpn.as_deref() == Some("h2") {
-        let service =
-            hyper::service::service_fn(move |request| pages::answer(Arc::clone(&pages), request));
+        let service = hyper::service::service_fn(move |request| pages::answer(Arc::clone(&pages), request));
         let io = TokioIo::new(tap);
         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .serve_connection(io, service)
@@ -184,8 +183,7 @@ async fn http1<S>(tap: Tap<S>, pages: Arc<Pages>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service =
-        hyper::service::service_fn(move |request| pages::answer(Arc::clone(&pages), request));
+    let service = hyper::service::service_fn(move |request| pages::answer(Arc::clone(&pages), request));
     let server = hyper::server::conn::http1::Builder::new();
     server.serve_connection(TokioIo::new(tap), service).with_upgrades().await.ok();
 }

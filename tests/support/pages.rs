@@ -106,10 +106,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub async fn answer(
-    pages: Arc<Pages>,
-    request: http::Request<Incoming>,
-) -> Result<Answer, Infallible> {
+pub async fn answer(pages: Arc<Pages>, request: http::Request<Incoming>) -> Result<Answer, Infallible> {
     let host =
         request.headers().get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
     let noted = Arc::new(Request {

@@ -66,16 +66,16 @@ action = "allow"
 
 /// Everything is open, for what must be closed nevertheless.
 pub const P10: &str = r#"
+danger_any_host = true
+
 [[rule]]
 name = "everything"
 hosts = ["*"]
-danger_any_host = true
 action = "allow"
 
 [[rule]]
 name = "everything in clear text"
 hosts = ["*"]
-danger_any_host = true
 action = "allow"
 scheme = "http"
 ports = [80]

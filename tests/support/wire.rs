@@ -135,7 +135,9 @@ impl Wire {
 
     /// Each byte in a TCP segment of its own, as far as the kernel lets us.
     pub fn dribble(&mut self, bytes: &[u8]) -> &mut Self {
-        bytes.iter().for_each(|byte| drop(self.send([*byte])));
+        for byte in bytes {
+            self.send([*byte]);
+        }
         self
     }
 

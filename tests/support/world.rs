@@ -52,12 +52,12 @@ pub struct World {
     pub dns: NameServer,
     pub origin: Arc<Origin>,
     pub capture: Capture,
-    pub authorities: Arc<Authorities>,
     pub agent: Namespace,
     pub agent2: Namespace,
     pub lan: Namespace,
     pub gate: Namespace,
-    pub net: Namespace,
+    #[expect(dead_code, reason = "it is held so that it lives as long as its hosts")]
+    net: Namespace,
     pub dir: tempfile::TempDir,
 }
 
@@ -72,9 +72,9 @@ impl World {
         authorities.write(dir.path());
         let dns = NameServer::start(&net, at(DNS, 53));
         zone(&dns);
-        let origin = Origin::start(&net, Arc::clone(&authorities));
+        let origin = Origin::start(&net, authorities);
         let capture = Capture::start(&gate, "wan0", &net);
-        Self { dns, origin, capture, authorities, agent, agent2, lan, gate, net, dir }
+        Self { dns, origin, capture, agent, agent2, lan, gate, net, dir }
     }
 
     /// With this the gate's kernel would carry packets itself, so that only the fence stands between agent and net.
@@ -130,7 +130,8 @@ fn join(agent: &Namespace, agent2: &Namespace, gate: &Namespace, net: &Namespace
     );
 }
 
-fn resolve_at(agent: &Namespace, dir: &Path, server: &str) {
+/// Makes `server` the resolver of every program in a namespace.
+pub fn resolve_at(agent: &Namespace, dir: &Path, server: &str) {
     let file = dir.join(format!("resolv-{server}"));
     std::fs::write(&file, format!("nameserver {server}\noptions timeout:2 attempts:1\n")).unwrap();
     agent.sh(format!(

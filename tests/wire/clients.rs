@@ -1,7 +1,9 @@
 //! Real programs in the agent's namespace, with a default route, a resolver and a CA, and no proxy setting at all.
 
+use std::path::Path;
+
 use crate::support::git::repository;
-use crate::support::pages::sha256;
+use crate::support::pages::{Pages, sha256};
 use crate::support::*;
 
 #[test]
@@ -41,16 +43,6 @@ fn a_client_without_the_ca_is_reported_as_exactly_that() {
     });
 }
 
-#[test]
-fn cl_03_git_clones_over_https() {
-    let bed = Bed::new(P1);
-    repository(bed.gate.dir.as_path(), "demo.git");
-    bed.world.origin.pages.serve_git(&bed.gate.dir);
-    let out = bed
-        .succeed("git clone -q https://files.good.test/git/demo.git out && git -C out fsck && cat out/file");
-    assert!(out.ends_with("a file\n"), "{out}");
-}
-
 /// A wheel is a zip file; python makes it so that no tool is needed for one small file.
 const MAKE_WHEEL: &str = r#"python3 - <<'END'
 import zipfile
@@ -61,40 +53,53 @@ with zipfile.ZipFile("demo.whl", "w") as wheel:
     wheel.writestr("demo_pkg-1.0.dist-info/RECORD", "demo_pkg.py,,\n")
 END"#;
 
-#[test]
-fn cl_04_pip_installs_from_a_local_index() {
-    let bed = Bed::new(P1);
-    bed.succeed(MAKE_WHEEL);
-    let wheel = std::fs::read(bed.gate.dir.join("demo.whl")).unwrap();
+/// What each client is told to do and how its output must end. The hosts are set up for it in `dir`, by `succeed`.
+pub fn lines(
+    pages: &Pages,
+    dir: &Path,
+    succeed: &dyn Fn(&str) -> String,
+) -> Vec<(&'static str, String, String)> {
+    repository(dir, "demo.git");
+    pages.serve_git(dir);
+    succeed(MAKE_WHEEL);
+    let wheel = std::fs::read(dir.join("demo.whl")).unwrap();
     let file = "demo_pkg-1.0-py3-none-any.whl";
-    let index = format!(
-        "<!DOCTYPE html><html><body><a href=\"/packages/{file}#sha256={}\">{file}</a></body></html>",
-        sha256(&wheel)
+    let link = format!("<a href=\"/packages/{file}#sha256={}\">{file}</a>", sha256(&wheel));
+    pages.serve_file(
+        "/simple/demo-pkg/",
+        "text/html",
+        format!("<!DOCTYPE html><html><body>{link}</body></html>"),
     );
-    let pages = &bed.world.origin.pages;
-    pages.serve_file("/simple/demo-pkg/", "text/html", index);
     pages.serve_file(&format!("/packages/{file}"), "application/octet-stream", wheel);
-    let out = bed.succeed(
-        "python3 -m pip install -q --no-cache-dir --disable-pip-version-check --target installed \
-         --index-url https://files.good.test/simple demo-pkg && PYTHONPATH=installed python3 -m demo_pkg",
-    );
-    assert!(out.ends_with("installed\n"), "{out}");
+    let clone = "git clone -q https://files.good.test/git/demo.git out && git -C out fsck && cat out/file";
+    let pip = "python3 -m pip install -q --no-cache-dir --disable-pip-version-check --target installed \
+               --index-url https://files.good.test/simple demo-pkg && PYTHONPATH=installed python3 -m demo_pkg";
+    let node =
+        "node -e \"fetch('https://api.good.test/').then(r => r.text()).then(t => process.stdout.write(t))\"";
+    let requests = "python3 -c \"import requests; s = requests.Session(); \
+                    print(s.get('https://api.good.test/').text, end=''); \
+                    print(s.post('https://api.good.test/upload', data='hello').text, end='')\"";
+    let uploaded = format!("hello from api.good.test\n5 {}\n", sha256(b"hello"));
+    vec![
+        ("git", clone.to_owned(), "a file\n".to_owned()),
+        ("pip", pip.to_owned(), "installed\n".to_owned()),
+        ("node", node.to_owned(), "hello from api.good.test\n".to_owned()),
+        ("requests", requests.to_owned(), uploaded),
+    ]
 }
 
 #[test]
-fn cl_02_node_fetches() {
+fn cl_02_03_04_git_pip_node_and_requests_work_without_any_setting_of_a_proxy() {
     let bed = Bed::new(P1);
-    let script = "fetch('https://api.good.test/').then(r => r.text()).then(t => process.stdout.write(t))";
-    assert_eq!(bed.succeed(&format!("node -e \"{script}\"")), "hello from api.good.test\n");
-    let denied = "fetch('https://evil.test/').then(() => process.exit(0), () => process.exit(9))";
-    assert_eq!(bed.program(&format!("node -e \"{denied}\"")).status.code(), Some(9));
+    for (what, line, expected) in lines(&bed.world.origin.pages, &bed.gate.dir, &|line| bed.succeed(line)) {
+        let out = bed.succeed(&line);
+        assert!(out.ends_with(&expected), "{what}: {out}");
+    }
 }
 
 #[test]
-fn cl_02_python_requests_gets_and_posts() {
+fn cl_02_a_client_is_told_that_a_name_is_not_there() {
     let bed = Bed::new(P1);
-    let script = "import requests; s = requests.Session(); print(s.get('https://api.good.test/').text, end=''); \
-                  print(s.post('https://api.good.test/upload', data='hello').text, end='')";
-    let expected = format!("hello from api.good.test\n5 {}\n", sha256(b"hello"));
-    assert_eq!(bed.succeed(&format!("python3 -c \"{script}\"")), expected);
+    let denied = "node -e \"fetch('https://evil.test/').then(() => process.exit(0), () => process.exit(9))\"";
+    assert_eq!(bed.program(denied).status.code(), Some(9));
 }

@@ -1,6 +1,6 @@
 //! One table of cases through every door: same verdict, same record, same bytes upstream (DESIGN section 2, rule 9).
 
-use crate::support::{Bed, EVIL, EVIL_V6, End, PUB1, PUB1_V6, Record, Way, Wire};
+use crate::support::*;
 
 const POLICY: &str = r#"
 [[rule]]
@@ -165,7 +165,7 @@ fn clear_text_inside_connect_to_port_80_is_judged_by_the_http_rule() {
     let bed = Bed::new(POLICY);
     for (path, status) in [("/echo", 200), ("/admin", 403)] {
         let mut wire = bed.tunnel("plain.good.test:80").unwrap();
-        let answer = wire.ask(crate::support::get("plain.good.test", path));
+        let answer = wire.ask(get("plain.good.test", path));
         assert_eq!(answer.map(|answer| answer.status), Some(status), "{path}");
     }
 }
@@ -173,7 +173,7 @@ fn clear_text_inside_connect_to_port_80_is_judged_by_the_http_rule() {
 #[test]
 fn a_denied_name_is_denied_the_same_through_every_door() {
     let bed = Bed::new(POLICY);
-    let get = crate::support::get("evil.test", "/");
+    let request = get("evil.test", "/");
     let mut seen = Vec::new();
     for way in [Way::Absolute, Way::Connect, Way::V4, Way::V6] {
         for secure in [false, true] {
@@ -194,11 +194,11 @@ fn a_denied_name_is_denied_the_same_through_every_door() {
                 }
                 (Way::V4 | Way::V6, false) => {
                     let ip = if way == Way::V4 { EVIL } else { EVIL_V6 };
-                    assert_eq!(bed.tcp(ip, 80).ask(&get).unwrap().status, 403);
+                    assert_eq!(bed.tcp(ip, 80).ask(&request).unwrap().status, 403);
                 }
                 (Way::V4 | Way::V6, true) => {
                     let opened = bed.open_https(way, "evil.test", EVIL, EVIL_V6);
-                    crate::support::assert_denied(opened, &get);
+                    assert_denied(opened, &request);
                 }
             }
             let taps = bed.since(mark, 1);
@@ -213,19 +213,25 @@ fn a_denied_name_is_denied_the_same_through_every_door() {
 
 #[test]
 fn a_source_that_no_client_matches_is_refused_with_a_record() {
-    let bed = Bed::new(POLICY);
-    bed.world.agent.ip("addr add 10.88.0.2/32 dev eth0");
-    bed.world.gate.ip("route add 10.88.0.2/32 dev agent0");
-    let socket = bed.world.agent.socket(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-    socket.bind(&"10.88.0.2:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    let clients = "[[client]]\nname = \"agent\"\ninterface = \"agent0\"\nsource = [\"10.77.1.2/32\"]\n";
+    let bed = Bed::with(&Setup { policy: POLICY.into(), clients: Some(clients), ..Setup::default() });
+    bed.world.agent.ip("addr add 10.77.1.3/24 dev eth0");
+    let stranger = |port| {
+        let socket = bed.world.agent.socket(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        socket.bind(&"10.77.1.3:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        socket.connect_timeout(&at(PUB1, port).into(), std::time::Duration::from_secs(3)).unwrap();
+        Wire::plain(socket.into())
+    };
     let mark = bed.mark();
-    let to = crate::support::at(PUB1, 80);
-    if socket.connect_timeout(&to.into(), std::time::Duration::from_secs(3)).is_ok() {
-        let mut wire = Wire::plain(socket.into());
-        let status = wire.ask(crate::support::get("plain.good.test", "/echo")).map(|answer| answer.status);
-        assert!(matches!(status, None | Some(403)), "{status:?}");
-        bed.since(mark, 1).nothing_upstream().decided("deny", &["unknown_client"]);
-    } else {
-        panic!("the gate's listener is there for every source of the interface; its answer is a record");
-    }
+    let status = stranger(80).ask(get("plain.good.test", "/echo")).map(|answer| answer.status);
+    assert!(matches!(status, None | Some(403)), "{status:?}");
+    bed.since(mark, 1).nothing_upstream().decided("deny", &["unknown_client"]);
+    let mark = bed.mark();
+    assert_denied(stranger(443).secure(&bed.tls("api.good.test")), get("api.good.test", "/echo"));
+    bed.since(mark, 1).nothing_upstream().decided("deny", &["unknown_client"]);
+    assert_eq!(
+        bed.tcp(PUB1, 80).ask(get("plain.good.test", "/echo")).unwrap().status,
+        200,
+        "the client itself"
+    );
 }

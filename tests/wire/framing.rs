@@ -339,12 +339,12 @@ fn sm_31_a_response_without_one_meaning_becomes_one_502() {
             peer.say(number.map_or("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", |number| ANSWERS[number]));
         }
     });
-    for number in 0..ANSWERS.len() {
+    for (number, hostile) in ANSWERS.iter().enumerate() {
         let mut wire = bed.https(PUB1, "api.good.test").unwrap();
         let request = format!("GET /{number} HTTP/1.1\r\nHost: api.good.test\r\nConnection: close\r\n\r\n");
         let status = wire.ask(request).map(|answer| answer.status);
-        assert_eq!(status, Some(502), "{:?}", ANSWERS[number]);
-        assert!(wire.rest().0.is_empty(), "one answer, not two: {:?}", ANSWERS[number]);
+        assert_eq!(status, Some(502), "{hostile:?}");
+        assert!(wire.rest().0.is_empty(), "one answer, not two: {hostile:?}");
         bed.control();
     }
 }

@@ -4,7 +4,12 @@ use std::time::Duration;
 
 use crate::support::capture::TCP;
 use crate::support::dns::{self, A, AAAA, Answer, NXDOMAIN, SERVFAIL};
+use crate::support::h2::H2;
+use crate::support::ns::Namespace;
+use crate::support::programs::{run, successful};
+use crate::support::websocket::{TEXT, frame, receive};
 use crate::support::wire::Tls;
+use crate::support::world::resolve_at;
 use crate::support::{CDN, DNS, EVIL, GATE, PUB1, PUB1_V6, PUB2, Wire, World, at, get};
 
 const WAIT: Duration = Duration::from_secs(3);
@@ -98,4 +103,47 @@ fn a_script_holds_the_conversation_within_tls_and_its_bytes_are_recorded() {
     let mut wire = wire.secure(&origin_tls(&world, "files.good.test")).unwrap();
     assert_eq!(wire.ask(get("files.good.test", "/a")).unwrap().text(), get("files.good.test", "/a"));
     assert_eq!(world.origin.connections()[0].text(), get("files.good.test", "/a"));
+}
+
+#[test]
+fn the_hosts_speak_h2_with_trailers_and_websocket() {
+    let world = World::new();
+    let tls = origin_tls(&world, "api.good.test");
+    let h2 = H2::over(world.gate.connect(at(PUB1, 443), WAIT).unwrap(), &tls);
+    let (answer, trailers) = h2.get("https://api.good.test/trailers").unwrap();
+    assert_eq!(
+        (answer.body().as_slice(), &trailers["x-checksum"]),
+        (&b"body before trailers\n"[..], &"abc123".parse().unwrap())
+    );
+
+    let wire = Wire::plain(world.gate.connect(at(PUB1, 443), WAIT).unwrap());
+    let mut wire = wire.secure(&tls).unwrap();
+    let answer = wire.ask(
+        "GET /ws HTTP/1.1\r\nHost: api.good.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(answer.unwrap().status, 101);
+    wire.send(frame(TEXT, &[b'x'; 300], Some([1, 2, 3, 4])));
+    assert_eq!(receive(&mut wire), Some((TEXT, vec![b'x'; 300])));
+}
+
+/// The clients work where no gate stands between: what they do not do behind one is the gate's doing.
+#[test]
+fn the_hosts_serve_real_clients() {
+    let world = World::new();
+    let dir = world.dir.path();
+    let clients = Namespace::new("clients");
+    clients.ip("link set lo up");
+    world.gate.ip(&format!(
+        "link add direct type veth peer name eth0 netns {}\naddr add 10.77.9.1/24 dev direct\nlink set direct up",
+        clients.path()
+    ));
+    clients.ip("addr add 10.77.9.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.77.9.1");
+    world.forward_packets();
+    resolve_at(&clients, dir, "93.184.216.53");
+    let ca = dir.join("origin-ca.pem");
+    let succeed = |line: &str| successful(line, &run(&clients, dir, &ca, line));
+    for (what, line, expected) in super::clients::lines(&world.origin.pages, dir, &succeed) {
+        assert!(succeed(&line).ends_with(&expected), "{what}");
+    }
 }
