@@ -30,7 +30,7 @@ const MAX_COMMON_NAME_BYTES: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MinterSettings {
-    /// How many names are kept; the least useful goes first. 4096 names take about 8 MB.
+    /// How many names are kept; the least useful goes first. 4096 names take 5 MB.
     pub names: usize,
     /// Seven days: a leaf is only ever met by clients of this gate, which mints another before three quarters of
     /// its life are over, so a client's clock may be wrong by more than a day.
