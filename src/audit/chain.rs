@@ -4,11 +4,11 @@
 //! before its own `hash`. The chain crosses restarts and rotations: the first line of every stretch, an `open` event,
 //! repeats in `prev` what it continues.
 
+use super::record::push_digits;
 use aws_lc_rs::digest::{SHA256, digest};
-use std::io::Write;
 
 /// The version of the schema, in every line.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u64 = 1;
 
 /// 64 lower-case hex digits.
 pub(super) type Hex = [u8; 64];
@@ -33,8 +33,13 @@ impl Link {
     pub fn seal(&mut self, out: &mut Vec<u8>, run: &str, body: &[u8], scratch: &mut Vec<u8>) {
         self.seq += 1;
         let start = out.len();
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, "{{\"v\":{SCHEMA_VERSION},\"run\":\"{run}\",\"seq\":{},", self.seq);
+        out.extend_from_slice(b"{\"v\":");
+        push_digits(out, SCHEMA_VERSION);
+        out.extend_from_slice(b",\"run\":\"");
+        out.extend_from_slice(run.as_bytes());
+        out.extend_from_slice(b"\",\"seq\":");
+        push_digits(out, self.seq);
+        out.push(b',');
         out.extend_from_slice(body);
         scratch.clear();
         scratch.extend_from_slice(&self.hash);

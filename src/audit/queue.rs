@@ -303,7 +303,7 @@ mod tests {
     fn decisions_leave_room_for_ends_and_neither_passes_the_limit() {
         let queue = Queue::new(400);
         let body = [b'x'; 100];
-        let mut push = |kind| queue.push(kind, &body, Haste::Now, false);
+        let push = |kind| queue.push(kind, &body, Haste::Now, false);
         for _ in 0..3 {
             push(Kind::Decision).unwrap();
         }

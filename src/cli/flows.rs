@@ -51,12 +51,12 @@ fn list(file: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
         Some(Value::Null) | None => "-".to_owned(),
         Some(other) => other.to_string(),
     };
-    let columns = ["id", "client", "source", "door", "target", "name", "seconds"];
-    writeln!(table, "{:<9} {:<12} {:<24} {:<12} {:<24} {:<32} {}", "ID", "CLIENT", "SOURCE", "DOOR", "TARGET", "NAME", "SECONDS")?;
+    let columns = ["id", "client", "source", "door", "host", "age_seconds"];
+    writeln!(table, "{:<10} {:<12} {:<24} {:<12} {:<40} {}", "ID", "CLIENT", "SOURCE", "DOOR", "HOST", "SECONDS")?;
     for flow in &flows {
         let cells = columns.map(|name| field(flow, name));
-        let [id, client, source, door, target, name, seconds] = cells;
-        writeln!(table, "{id:<9} {client:<12} {source:<24} {door:<12} {target:<24} {name:<32} {seconds}")?;
+        let [id, client, source, door, host, seconds] = cells;
+        writeln!(table, "{id:<10} {client:<12} {source:<24} {door:<12} {host:<40} {seconds}")?;
     }
     out(&table)?;
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tracing_subscriber::filter::LevelFilter;
 
 #[derive(Parser)]
 #[command(name = "outgate", version, about = "The one way out for code that is not trusted", max_term_width = 110)]
@@ -31,9 +32,9 @@ enum Verb {
         /// Log lines as JSON
         #[arg(long)]
         log_json: bool,
-        /// What to log: error, warn, info, debug, or a filter such as outgate::flow=debug
+        /// How much to log: off, error, warn, info, debug or trace; libraries never say more than warn
         #[arg(long, value_name = "LEVEL", default_value = "info")]
-        log: String,
+        log: LevelFilter,
     },
     /// A guided tour in throw-away namespaces: allowed, denied, secret injected, leak stopped
     Demo,
@@ -154,7 +155,7 @@ pub fn main() -> ExitCode {
 
 fn perform(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Run { file, mode, log_json, log } => gate::run(&file.file, mode, log_json, &log),
+        Verb::Run { file, mode, log_json, log } => gate::run(&file.file, mode, log_json, log),
         Verb::Demo => demo::run(&executable()?),
         Verb::Check { file, without_secrets, json } => policy::check(&file.file, without_secrets, json),
         Verb::Test { source, json } => policy::test(&source.folder()?, json),

@@ -133,7 +133,6 @@ impl Config {
             admin: admin::Settings {
                 socket: at(raw.admin.socket.as_deref().unwrap_or(Path::new("admin.sock"))),
                 http,
-                ..admin::Settings::default()
             },
             steer,
             limits,
@@ -167,14 +166,8 @@ fn doors(
 fn upstreams(source: &Source<'_>, raw: &Raw, problems: &mut Vec<Problem>) -> Upstreams {
     match &raw.resolver.upstreams {
         None => Upstreams::system(),
-        Some(raw::OneOrMany::One(text)) if text.as_ref() == "system" => Upstreams::system(),
-        Some(raw::OneOrMany::One(text)) => Upstreams::Servers(source.server(text, problems).into_iter().collect()),
-        Some(raw::OneOrMany::Many(texts)) => {
-            if texts.is_empty() {
-                problems.push(source.problem("upstreams", "the resolver has no upstream").help("name one, or \"system\""));
-            }
-            Upstreams::Servers(texts.iter().filter_map(|text| source.server(text, problems)).collect())
-        }
+        Some(value) if value.as_ref().as_str() == Some("system") => Upstreams::system(),
+        Some(value) => Upstreams::Servers(source.servers(value, problems)),
     }
 }
 
@@ -212,12 +205,15 @@ fn steering(
         }
     }
     let port = |addresses: &[SocketAddr]| addresses.first().map(SocketAddr::port);
+    let mut explicit_ports: Vec<u16> = explicit.iter().map(SocketAddr::port).collect();
+    explicit_ports.sort_unstable();
+    explicit_ports.dedup();
     let settings = steer::Settings {
         interfaces: raw.steer.interfaces.clone(),
         networks,
         transparent_port: port(transparent),
         dns_port: port(dns),
-        explicit_ports: explicit.iter().map(SocketAddr::port).collect(),
+        explicit_ports,
         redirect_tcp_ports: vec![80, 443],
         quic_port: None,
     };

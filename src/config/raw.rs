@@ -54,14 +54,8 @@ pub(super) struct Ca {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Resolver {
-    pub(super) upstreams: Option<OneOrMany>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum OneOrMany {
-    One(Spanned<String>),
-    Many(Vec<Spanned<String>>),
+    /// `"system"`, or servers.
+    pub(super) upstreams: Option<Spanned<toml::Value>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -150,11 +144,18 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// A resolver's address, whose port may be left out.
-    pub(super) fn server(&self, text: &Spanned<String>, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
-        match text.as_ref().parse::<IpAddr>() {
-            Ok(ip) => Some(SocketAddr::new(ip, 53)),
-            Err(_) => self.address(text, problems),
+    /// Resolvers' addresses, whose ports may be left out.
+    pub(super) fn servers(&self, value: &Spanned<toml::Value>, problems: &mut Vec<Problem>) -> Vec<SocketAddr> {
+        let texts = value.as_ref().as_array().map(Vec::as_slice).unwrap_or_default();
+        let server = |text: &toml::Value| {
+            let text = text.as_str()?;
+            text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53)))
+        };
+        let servers: Vec<_> = texts.iter().filter_map(server).collect();
+        if servers.is_empty() || servers.len() < texts.len() {
+            let help = "write \"system\", or a list of addresses as [\"192.0.2.53\", \"[2001:db8::53]:5353\"]";
+            problems.push(self.at(value, "not a list of resolvers").help(help));
         }
+        servers
     }
 }

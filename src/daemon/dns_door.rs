@@ -71,7 +71,7 @@ impl Recorder for QuestionLog {
             }),
             ..audit::Decision::default()
         };
-        gate.shared.metrics.decided(record.verdict, record.reason, Door::Dns);
+        gate.shared.metrics.decision(Door::Dns, record.verdict, record.reason);
         gate.shared.log.decide_nowait(&record).ok().map(|()| number)
     }
 

@@ -54,7 +54,7 @@ pub fn prepare(start: Start) -> anyhow::Result<Prepared> {
     let transparent = bind(&config.transparent)?;
     let explicit = bind(&config.explicit)?;
     let dns = config.dns.iter().map(|address| net::bind_dns(*address, None)).collect::<Result<_, _>>()?;
-    let admin = crate::admin::bind(&config.admin)?;
+    let admin = crate::admin::Bound::bind(&config.admin)?;
     let helper = steer(&config, &snapshot, executable)?;
     hand_over(&config)?;
     steer::privilege::harden().context("the process could not be hardened")?;

@@ -42,10 +42,15 @@ impl Reloader {
             detail: Some(Text::from(detail)),
             fields: &[("cause", Text::from(cause))],
         });
-        shared.metrics.reloaded(result.is_ok());
         match &result {
-            Ok(version) => tracing::info!(cause, version, "the policy was reloaded"),
-            Err(why) => tracing::error!(cause, "the policy stays as it was: {why}"),
+            Ok(version) => {
+                shared.metrics.policy_loaded(version, unix_seconds());
+                tracing::info!(cause, version, "the policy was reloaded");
+            }
+            Err(why) => {
+                shared.metrics.policy_refused();
+                tracing::error!(cause, "the policy stays as it was: {why}");
+            }
         }
         result
     }
@@ -71,4 +76,8 @@ impl Reloader {
         shared.snapshot.store(snapshot);
         Ok(version)
     }
+}
+
+pub(super) fn unix_seconds() -> u64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
 }

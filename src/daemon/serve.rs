@@ -75,6 +75,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     tasks.spawn("reaper", until(tasks.drain_signal(), async move { reaping.shared.upstream.reap().await }));
     watch_policies(&config, &tasks, &reloader);
     super::control::serve(&running, &config, &reloader, prepared.admin)?;
+    gate.shared.metrics.policy_loaded(snapshot.version(), super::reload::unix_seconds());
     readiness.doors_open(true);
     log.note(&Event { event: "ready", detail: Some(Text::from(snapshot.version())), fields: &[] });
     tracing::info!(mode = config.mode.as_str(), policy = snapshot.version(), "outgate is ready");
@@ -92,7 +93,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 }
 
 /// Work that ends with the drain, wherever it is.
-async fn until(mut drain: Drain, work: impl Future<Output = ()>) {
+pub(super) async fn until(mut drain: Drain, work: impl Future<Output = ()>) {
     tokio::select! {
         () = work => {}
         () = drain.signalled() => {}
@@ -133,7 +134,7 @@ fn open_dns(running: &Arc<Running>, config: &Config, bound: Vec<BoundDns>) -> an
             own: own.into(),
             spawn: Arc::new(move |work| spawning.spawn("question", work)),
         };
-        let door = dns::Door::over(udp.open()?, tcp.open()?, &config.limits.dns, parts);
+        let door = dns::Bound::over(udp.open()?, tcp.open()?, &config.limits.dns, parts);
         gate.tasks.spawn("dns", until(gate.tasks.drain_signal(), door.serve()));
     }
     Ok(())

@@ -1,22 +1,23 @@
 //! The upstream servers behind the resolver: one question out, one checked answer back. The only file that knows the
-//! resolver library. No cache, no hosts file, no search list, no validation of names beyond the alias chain.
+//! client side of the DNS library. No cache, no hosts file, no search list.
 //!
-//! Every set of upstreams fails by itself: there is no other set to fall back to.
+//! Transport, random ports, ids and letter case, resends and TCP after truncation are the library's. Its alias chase
+//! is not used: it cannot tell a loop from an empty answer. A set of upstreams fails by itself: there is no other.
 
 use super::resolver::{Answer, Family, ResolveError};
 use crate::base::HostName;
 use arc_swap::ArcSwap;
-use hickory_proto::op::ResponseCode;
+use hickory_proto::op::{DnsRequestOptions, DnsResponse, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record};
-use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts, ServerOrderingStrategy,
-};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::system_conf::parse_resolv_conf;
-use hickory_resolver::{Resolver as Client, TokioResolver};
+use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
@@ -36,8 +37,9 @@ impl Upstreams {
     }
 }
 
-/// Aliases followed in one answer before it counts as broken (GAUNTLET DN-22).
+/// Aliases followed, and questions asked to follow them, before the chain counts as broken (GAUNTLET DN-22).
 const CHAIN_LIMIT: usize = 16;
+const QUESTION_LIMIT: usize = 6;
 
 /// The file is looked at no more often than this.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -52,7 +54,10 @@ pub(super) struct Ask {
 }
 
 struct Live {
-    client: TokioResolver,
+    /// One each, in the order of the configuration: a name is told to as few servers as can be.
+    pools: Vec<NameServerPool<TokioRuntimeProvider>>,
+    /// The one that answered last is asked first, so that a dead one is waited for once.
+    preferred: AtomicUsize,
     servers: Vec<SocketAddr>,
     /// Of the file that the servers were read from.
     changed: Option<SystemTime>,
@@ -69,7 +74,7 @@ impl Ask {
             Upstreams::Servers(servers) => (servers.clone(), None),
             Upstreams::System(path) => (system_servers(path)?, modified(path)),
         };
-        let live = Live::new(servers, changed, timeout, attempts)?;
+        let live = Live::new(servers, changed, timeout)?;
         let looked = Mutex::new(Instant::now());
         Ok(Self { upstreams, timeout, attempts, live: ArcSwap::from_pointee(live), looked })
     }
@@ -90,8 +95,7 @@ impl Ask {
         if changed.is_none() || changed == live.changed {
             return false;
         }
-        let next =
-            system_servers(path).and_then(|servers| Live::new(servers, changed, self.timeout, self.attempts));
+        let next = system_servers(path).and_then(|servers| Live::new(servers, changed, self.timeout));
         match next {
             Ok(next) => {
                 let moved = next.servers != live.servers;
@@ -105,22 +109,27 @@ impl Ask {
         }
     }
 
-    /// Asks for the addresses of one family. The validity is the smallest TTL of chain and addresses, unclamped.
+    /// Asks for the addresses of one family, following aliases. The validity is the smallest TTL on the way, unclamped.
     pub(super) async fn addresses(
         &self,
         name: &HostName,
         family: Family,
     ) -> Result<(Answer, Duration), Failure> {
-        let asked = fully_qualified(name).ok_or(Failure::of(ResolveError::ServFail))?;
         let live = self.live.load_full();
-        match live.client.lookup(asked.clone(), family.record_type()).await {
-            Ok(lookup) => collect(&asked, lookup.answers(), family).map_err(Failure::of),
-            Err(error) => Err(Failure::from_net(&error)),
+        let mut walk = Walk::from(name, family).ok_or(Failure::of(ResolveError::ServFail))?;
+        for _ in 0..QUESTION_LIMIT {
+            let query = Query::query(walk.at.clone(), family.record_type());
+            let response = live.exchange(query, self.attempts).await?;
+            if let Some(done) = walk.step(&response)? {
+                return Ok(done);
+            }
         }
+        Err(Failure::of(ResolveError::ServFail))
     }
 }
 
 /// Why there is no answer, and for how long the zone says that this holds.
+#[derive(Debug)]
 pub(super) struct Failure {
     pub error: ResolveError,
     pub negative_ttl: Option<Duration>,
@@ -152,39 +161,56 @@ impl Live {
         servers: Vec<SocketAddr>,
         changed: Option<SystemTime>,
         timeout: Duration,
-        attempts: usize,
     ) -> Result<Self, ResolveError> {
         if servers.is_empty() {
             return Err(ResolveError::NoUpstreams);
         }
-        let named = servers.iter().map(|server| {
+        let tls = TlsConfig::new().map_err(|_| ResolveError::NoUpstreams)?;
+        let context = Arc::new(PoolContext::new(options(timeout), tls));
+        let pool = |server: &SocketAddr| {
             let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
                 connection.port = server.port();
                 connection
             });
-            NameServerConfig::new(server.ip(), true, connections.to_vec())
-        });
-        let config = ResolverConfig::from_parts(None, Vec::new(), named.collect());
-        let mut builder = Client::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options(timeout, attempts);
-        let client = builder.build().map_err(|_| ResolveError::NoUpstreams)?;
-        Ok(Self { client, servers, changed })
+            let config = NameServerConfig::new(server.ip(), true, connections.to_vec());
+            NameServerPool::from_config([config], context.clone(), TokioRuntimeProvider::default())
+        };
+        Ok(Self {
+            pools: servers.iter().map(pool).collect(),
+            preferred: AtomicUsize::new(0),
+            servers,
+            changed,
+        })
+    }
+
+    /// Asks one server after the other until one says something; again after that only where none did.
+    async fn exchange(&self, query: Query, attempts: usize) -> Result<DnsResponse, Failure> {
+        let mut failure = Failure::of(ResolveError::Timeout);
+        for _ in 0..=attempts {
+            let first = self.preferred.load(Ordering::Relaxed);
+            for at in (0..self.pools.len()).map(|n| (first + n) % self.pools.len()) {
+                let Some(pool) = self.pools.get(at) else { continue };
+                let said = pool.lookup(query.clone(), DnsRequestOptions::default()).first_answer().await;
+                let said = said.map_err(|error| Failure::from_net(&error));
+                if said.as_ref().err().is_none_or(|failure| failure.error.is_negative()) {
+                    self.preferred.store(at, Ordering::Relaxed);
+                    return said;
+                }
+                failure = said.err().unwrap_or(failure);
+            }
+            if failure.error != ResolveError::Timeout {
+                break;
+            }
+        }
+        Err(failure)
     }
 }
 
-fn options(timeout: Duration, attempts: usize) -> ResolverOpts {
+fn options(timeout: Duration) -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = timeout;
-    options.attempts = attempts;
-    options.cache_size = 0;
-    options.use_hosts_file = ResolveHosts::Never;
-    options.preserve_intermediates = true;
     options.case_randomization = true;
     options.os_port_selection = false;
-    options.edns0 = true;
-    // One server at a time, in the order of the configuration: a name is told to as few as can be.
-    options.num_concurrent_reqs = 1;
-    options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
     options
 }
 
@@ -198,37 +224,60 @@ fn modified(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).and_then(|file| file.modified()).ok()
 }
 
-/// With the final dot, so that no search list can apply.
-fn fully_qualified(name: &HostName) -> Option<Name> {
-    let mut name = Name::from_ascii(name.as_str()).ok()?;
-    name.set_fqdn(true);
-    Some(name)
+/// The way from the name that was asked to its addresses. Records beside that way are ignored.
+struct Walk {
+    family: Family,
+    at: Name,
+    passed: Vec<Name>,
+    ttl: u32,
 }
 
-/// Walks the aliases from the name that was asked to its addresses; records beside that path are ignored.
-fn collect(asked: &Name, records: &[Record], family: Family) -> Result<(Answer, Duration), ResolveError> {
-    let mut at = asked;
-    let mut ttl = u32::MAX;
-    let mut chain: Vec<Arc<str>> = Vec::new();
-    while let Some((target, seconds)) = alias(at, records) {
-        if chain.len() == CHAIN_LIMIT || addresses(at, records, family).next().is_some() {
-            return Err(ResolveError::ServFail);
+impl Walk {
+    /// Starts at the name with its final dot, so that no search list can apply.
+    fn from(name: &HostName, family: Family) -> Option<Self> {
+        let mut at = Name::from_ascii(name.as_str()).ok()?;
+        at.set_fqdn(true);
+        Some(Self { family, at, passed: Vec::new(), ttl: u32::MAX })
+    }
+
+    /// Goes as far as this response leads: to addresses, to a "no", or to the next name to ask for.
+    fn step(&mut self, response: &DnsResponse) -> Result<Option<(Answer, Duration)>, Failure> {
+        let broken = Err(Failure::of(ResolveError::ServFail));
+        let passed_before = self.passed.len();
+        while let Some((target, ttl)) = alias(&self.at, &response.answers) {
+            let both = addresses(&self.at, &response.answers, self.family).next().is_some();
+            if both || self.passed.len() >= CHAIN_LIMIT || *target == self.at || self.passed.contains(target)
+            {
+                return broken;
+            }
+            self.ttl = self.ttl.min(ttl);
+            self.passed.push(std::mem::replace(&mut self.at, target.clone()));
         }
-        ttl = ttl.min(seconds);
-        chain.push(super::message::name_text(target).into());
-        at = target;
-    }
-    let mut found: Vec<IpAddr> = Vec::new();
-    for (address, seconds) in addresses(at, records, family) {
-        ttl = ttl.min(seconds);
-        if !found.contains(&address) {
-            found.push(address);
+        let mut found: Vec<IpAddr> = Vec::new();
+        for (address, ttl) in addresses(&self.at, &response.answers, self.family) {
+            self.ttl = self.ttl.min(ttl);
+            if !found.contains(&address) {
+                found.push(address);
+            }
+        }
+        if !found.is_empty() {
+            let answer = Answer { addresses: found, chain: self.chain(), valid_until: Instant::now() };
+            return Ok(Some((answer, Duration::from_secs(self.ttl.into()))));
+        }
+        let negative_ttl = response.negative_ttl().map(|ttl| Duration::from_secs(ttl.into()));
+        match response.metadata.response_code {
+            ResponseCode::NXDomain => Err(Failure { error: ResolveError::NxDomain, negative_ttl }),
+            _ if negative_ttl.is_some() => Err(Failure { error: ResolveError::NoData, negative_ttl }),
+            _ if self.passed.len() > passed_before => Ok(None),
+            _ => broken,
         }
     }
-    if found.is_empty() {
-        return Err(ResolveError::ServFail);
+
+    fn chain(&self) -> Vec<Arc<str>> {
+        let below = self.passed.iter().skip(1);
+        let last = (!self.passed.is_empty()).then_some(&self.at);
+        below.chain(last).map(|name| super::message::name_text(name).into()).collect()
     }
-    Ok((Answer { addresses: found, chain, valid_until: Instant::now() }, Duration::from_secs(ttl.into())))
 }
 
 fn alias<'a>(at: &Name, records: &'a [Record]) -> Option<(&'a Name, u32)> {
@@ -239,15 +288,16 @@ fn alias<'a>(at: &Name, records: &'a [Record]) -> Option<(&'a Name, u32)> {
 }
 
 fn addresses<'a>(
-    at: &Name,
+    at: &'a Name,
     records: &'a [Record],
     family: Family,
 ) -> impl Iterator<Item = (IpAddr, u32)> + 'a {
-    let at = at.clone();
-    records.iter().filter_map(move |record| match (&record.data, family) {
-        (RData::A(a), Family::V4) if record.name == at => Some((IpAddr::V4(a.0), record.ttl)),
-        (RData::AAAA(a), Family::V6) if record.name == at => Some((IpAddr::V6(a.0), record.ttl)),
-        _ => None,
+    records.iter().filter(move |record| record.name == *at).filter_map(move |record| {
+        match (&record.data, family) {
+            (RData::A(a), Family::V4) => Some((IpAddr::V4(a.0), record.ttl)),
+            (RData::AAAA(a), Family::V6) => Some((IpAddr::V6(a.0), record.ttl)),
+            _ => None,
+        }
     })
 }
 

@@ -78,9 +78,9 @@ pub struct Parts {
 /// How the door starts a task for a waiting question or a connection; bounded by the settings.
 pub type Spawn = Arc<dyn Fn(Pin<Box<dyn Future<Output = ()> + Send>>) + Send + Sync>;
 
-/// Bound, not yet serving. Clones share sockets and bounds, so that several tasks may run [`Door::serve_udp`].
+/// Bound, not yet serving. Clones share sockets and bounds, so that several tasks may run [`Bound::serve_udp`].
 #[derive(Clone)]
-pub struct Door {
+pub struct Bound {
     udp: Arc<UdpSocket>,
     tcp: Arc<TcpListener>,
     desk: Arc<Desk>,
@@ -98,7 +98,7 @@ const SOCKET_BUFFER: usize = 1 << 20;
 /// After an error of the socket itself (no descriptors left), so that a loop does not spin.
 const PAUSE: Duration = Duration::from_millis(20);
 
-impl Door {
+impl Bound {
     /// Binds both transports to one address; with port 0 both get the same free port.
     pub async fn bind(listen: SocketAddr, settings: &DoorSettings, parts: Parts) -> io::Result<Self> {
         let tcp = TcpListener::bind(listen).await?;
@@ -126,7 +126,7 @@ impl Door {
         self.udp.local_addr()
     }
 
-    /// Both transports in one task, until dropped. Busy gates run [`Door::serve_udp`] in more.
+    /// Both transports in one task, until dropped. Busy gates run [`Bound::serve_udp`] in more.
     pub async fn serve(self) {
         tokio::join!(self.serve_udp(), self.serve_tcp());
     }

@@ -14,6 +14,10 @@ use std::net::SocketAddr;
 
 /// What came in.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "taken apart at once; a box would be an allocation for each question"
+)]
 pub enum Incoming {
     /// Too short to answer, or itself an answer.
     Silence,

@@ -21,7 +21,7 @@ mod resolver;
 mod seam;
 
 pub use ask::Upstreams;
-pub use door::{Door, DoorSettings, Parts, Spawn};
+pub use door::{Bound, DoorSettings, Parts, Spawn};
 pub use guard::usable;
 pub use leases::{LeaseSettings, Leases};
 pub use limit::Counters;

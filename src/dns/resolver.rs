@@ -69,8 +69,6 @@ pub enum ResolveError {
     Timeout,
     #[error("no upstream resolver is configured")]
     NoUpstreams,
-    #[error("too many questions wait for the upstream resolver")]
-    Busy,
 }
 
 impl ResolveError {
@@ -81,7 +79,6 @@ impl ResolveError {
             Self::ServFail => "servfail",
             Self::Timeout => "timeout",
             Self::NoUpstreams => "no_upstreams",
-            Self::Busy => "busy",
         }
     }
 

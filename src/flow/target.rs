@@ -112,7 +112,7 @@ async fn turn_away(
         orig_dst: target.map(|t| t.0),
         ..Decision::default()
     };
-    gate.shared.metrics.decided("deny", Some(refusal.reason.as_str()), door);
+    gate.shared.metrics.decision(door, "deny", Some(refusal.reason.as_str()));
     // The answer is a reset either way; the log counts what it could not write.
     let _ = gate.shared.log.decide(&decision).await;
     refuse::reset(accepted.stream);

@@ -135,7 +135,7 @@ async fn write(flow: &Flow, snapshot: &Arc<Snapshot>, id: FlowId, entry: Entry<'
         findings: &findings,
         dns: None,
     };
-    flow.shared.metrics.decided(entry.verdict, entry.reason.map(Reason::as_str), flow.door);
+    flow.shared.metrics.decision(flow.door, entry.verdict, entry.reason.map(Reason::as_str));
     flow.shared
         .log
         .decide(&decision)

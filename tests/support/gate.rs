@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -101,11 +101,11 @@ impl Gate {
             let mut lines = BufReader::new(stderr);
             let mut line = Vec::new();
             while lines.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-                ear.0.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+                ear.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(&String::from_utf8_lossy(&line));
                 ear.1.notify_all();
                 line.clear();
             }
-            ear.0.lock().unwrap().push('\0');
+            ear.0.lock().unwrap_or_else(PoisonError::into_inner).push('\0');
             ear.1.notify_all();
         });
         let gate = Self { dir: dir.to_owned(), child, said };
@@ -119,14 +119,14 @@ impl Gate {
 
     /// Everything the daemon wrote to stderr up to now.
     pub fn stderr(&self) -> String {
-        self.said.0.lock().unwrap().trim_end_matches('\0').to_owned()
+        self.said.0.lock().unwrap_or_else(PoisonError::into_inner).trim_end_matches('\0').to_owned()
     }
 
     /// Waits for words on stderr; the daemon's death or ten seconds without them fail the test with what it did say.
     pub fn wait_for_words(&self, words: &str) {
         let (said, news) = &*self.said;
         let pending = |said: &mut String| !said.contains(words) && !said.ends_with('\0');
-        let (said, _) = news.wait_timeout_while(said.lock().unwrap(), PATIENCE, pending).unwrap();
+        let (said, _) = news.wait_timeout_while(said.lock().unwrap_or_else(PoisonError::into_inner), PATIENCE, pending).unwrap_or_else(PoisonError::into_inner);
         assert!(said.contains(words), "the daemon never said {words:?}. It said:\n{said}");
     }
 

@@ -41,11 +41,11 @@ impl Upstream {
         let log = Arc::new(Mutex::new(Vec::new()));
         let zone: Arc<Zone> = Arc::new(Box::new(zone));
         let mut tasks = JoinSet::new();
-        let (zone_tcp, log_tcp) = (zone.clone(), log.clone());
+        let (zone_tcp, log_tcp, log_udp) = (zone.clone(), log.clone(), log.clone());
         tasks.spawn(async move {
             let mut buffer = [0; 4096];
             while let Ok((length, from)) = udp.recv_from(&mut buffer).await {
-                if let Some(reply) = respond(&buffer[..length], &zone, &log) {
+                if let Some(reply) = respond(&buffer[..length], &zone, &log_udp) {
                     udp.send_to(&reply, from).await.unwrap();
                 }
             }

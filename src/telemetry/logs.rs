@@ -1,0 +1,141 @@
+//! The daemon's own log on standard error.
+//!
+//! Only Outgate's targets follow the level that was asked for. Libraries are held at warnings whatever that level is:
+//! their trace output (hyper, h2, rustls) prints headers and key material.
+
+use std::io::{self, Write};
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry;
+
+/// The only targets that a level applies to.
+const OUR_TARGET: &str = "outgate";
+
+#[derive(Debug, thiserror::Error)]
+#[error("logging was set up twice")]
+pub struct InitError(#[from] tracing::subscriber::SetGlobalDefaultError);
+
+/// Sends the log to standard error, as text or as one JSON object a line. Once a process.
+pub fn init(level: LevelFilter, json: bool) -> Result<(), InitError> {
+    if json {
+        tracing::subscriber::set_global_default(subscriber(level, true, io::stderr))?;
+    } else {
+        tracing::subscriber::set_global_default(subscriber(level, false, io::stderr))?;
+    }
+    Ok(())
+}
+
+fn subscriber<W>(level: LevelFilter, json: bool, to: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(OUR_TARGET, level);
+    let format = fmt::layer().with_ansi(false).with_writer(OneLine(to));
+    let base = registry().with(targets);
+    if json { Box::new(base.with(format.json().flatten_event(true))) } else { Box::new(base.with(format)) }
+}
+
+/// Makes every event one line of harmless characters, whatever text of a peer it quotes: control characters are written
+/// as `\xNN`. An event arrives here in one piece, ended by a newline.
+struct OneLine<W>(W);
+
+struct LineWriter<W>(W);
+
+impl<'w, W: MakeWriter<'w>> MakeWriter<'w> for OneLine<W> {
+    type Writer = LineWriter<W::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        LineWriter(self.0.make_writer())
+    }
+}
+
+impl<W: Write> Write for LineWriter<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let mut line = String::with_capacity(text.len() + 1);
+        for c in text.chars() {
+            if c.is_control()
+                || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            {
+                line.extend(c.escape_unicode());
+            } else {
+                line.push(c);
+            }
+        }
+        line.push('\n');
+        self.0.write_all(line.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Heard {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn log(level: LevelFilter, json: bool, speak: impl FnOnce()) -> String {
+        let heard = Heard::default();
+        let to = heard.clone();
+        tracing::subscriber::with_default(subscriber(level, json, move || to.clone()), speak);
+        let bytes = heard.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn cr_16_libraries_say_no_more_than_warnings_at_any_level() {
+        for json in [false, true] {
+            let text = log(LevelFilter::TRACE, json, || {
+                tracing::trace!(target: "hyper::proto::h1", "authorization: K5");
+                tracing::debug!(target: "h2::codec", "K5");
+                tracing::info!(target: "rustls::client", "K5");
+                tracing::warn!(target: "rustls::client", "heard");
+                tracing::trace!(target: "outgate::flow", "ours");
+            });
+            assert!(!text.contains("K5"), "{text}");
+            assert!(text.contains("heard") && text.contains("ours"));
+        }
+    }
+
+    #[test]
+    fn a_lower_level_holds_for_everybody() {
+        let text = log(LevelFilter::ERROR, false, || {
+            tracing::warn!(target: "rustls", "quiet");
+            tracing::warn!(target: "outgate", "quiet");
+            tracing::error!(target: "outgate", "loud");
+        });
+        assert!(text.contains("loud") && !text.contains("quiet"));
+    }
+
+    #[test]
+    fn a_peer_cannot_write_lines_of_its_own_into_the_log() {
+        let text =
+            log(LevelFilter::INFO, false, || tracing::info!("name {}", "a\r\nERROR forged\u{1b}[2J\u{2028}"));
+        assert_eq!(text.lines().count(), 1);
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{2028}'), "{text}");
+        let text = log(LevelFilter::INFO, true, || tracing::info!(name = "a\r\nb", "hello"));
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["name"], "a\r\nb");
+    }
+}
