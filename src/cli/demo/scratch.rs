@@ -29,8 +29,9 @@ impl Scratch {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Removes everything but one file.
+    /// Removes everything but one file, which the daemon wrote for itself and everybody may read now.
     pub(super) fn keep_only(&self, name: &str) -> Result<()> {
+        fs::set_permissions(self.0.join(name), Permissions::from_mode(0o644))?;
         for entry in fs::read_dir(&self.0)? {
             let entry = entry?;
             if entry.file_name() == name {

@@ -4,7 +4,7 @@ use super::tour::Summary;
 use super::world::{AGENT, GATE, WEB};
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Room for what a step is about, so that the proofs stand below each other.
 const TITLE_WIDTH: usize = 31;
@@ -30,9 +30,10 @@ impl Screen {
     }
 
     pub(super) fn title(&self) {
-        println!("outgate demo: three throw-away namespaces, the real daemon, real clients");
-        println!("  agent {AGENT}  ->  gate {GATE} | 93.184.216.1  ->  internet {WEB}");
-        println!();
+        say(&format!(
+            "outgate demo: three throw-away namespaces, the real daemon, real clients\n\
+             \x20 agent {AGENT}  ->  gate {GATE} | 93.184.216.1  ->  internet {WEB}\n\n"
+        ));
     }
 
     /// One step with its proof, or with what was seen in its place.
@@ -43,17 +44,21 @@ impl Screen {
         };
         let text = self.paint(if proof.is_ok() { Colour::Dim } else { Colour::Red }, &text);
         let number = number.map(|number| number.to_string()).unwrap_or_default();
-        println!("{} {number:>2} {title:<TITLE_WIDTH$}{text}", self.paint(colour, mark));
+        say(&format!("{} {number:>2} {title:<TITLE_WIDTH$}{text}\n", self.paint(colour, mark)));
     }
 
     pub(super) fn end(&self, summary: &Summary, records: &Path) {
-        println!();
-        println!("{} All of it, in {}.", self.paint(Colour::Green, "ok"), seconds(self.start.elapsed()));
-        println!("{} records of {} decisions: {}", summary.lines, summary.decisions, records.display());
+        say(&format!(
+            "\n{} in {:.1} s. {} records of {} decisions, kept for you:\n  {}\n",
+            self.paint(Colour::Green, "All as expected"),
+            self.start.elapsed().as_secs_f64(),
+            summary.lines,
+            summary.decisions,
+            records.display()
+        ));
     }
 
     pub(super) fn failed(&self, failures: usize, kept: &Path) {
-        println!();
         let steps = if failures == 1 { "step" } else { "steps" };
         let words = format!("{failures} {steps} not as expected.");
         println!(
@@ -76,6 +81,7 @@ impl Screen {
     }
 }
 
-fn seconds(time: Duration) -> String {
-    format!("{:.1} s", time.as_secs_f64())
+/// A reader that has gone away misses the rest; the tour still takes down what it built.
+fn say(text: &str) {
+    let _ = crate::cli::out(text);
 }

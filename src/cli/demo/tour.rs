@@ -121,7 +121,7 @@ impl<'a> Tour<'a> {
         ensure!(answer.version == version, "the agent got HTTP/{}", answer.version);
         let [request] = arrived.as_slice() else { bail!("the origin saw {} requests", arrived.len()) };
         ensure!(request.host == PAGES && request.path == "/public/", "the origin saw {request:?}");
-        Ok(format!("200; the origin answered over {:?}", request.version))
+        Ok(format!("200 over HTTP/{version}; the origin was asked over {:?}", request.version))
     }
 
     /// The agent knows the address and goes there; the refusal comes inside TLS, under the gate's certificate.
