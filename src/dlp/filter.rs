@@ -1,8 +1,8 @@
 //! The one pass over every byte: where could the beginning of a pattern stand, in any encoding?
 //!
 //! Every beginning (a needle, 4 bytes and more once encoded) gives two neighbouring three-byte grams, so looking at every
-//! second position meets one of them. A gram is hashed into a bitmap that stays in the first-level cache; what passes is
-//! looked up exactly and names the view and start to walk. Where escapes or line breaks stand inside a needle the grams
+//! second position meets one of them. Two bytes choose a word and the third a bit of it; what passes is looked up exactly
+//! and names the view and start to walk. Where escapes or line breaks stand inside a needle the grams
 //! are formed from the undone characters, only around such places. It never misses a needle that the buffer holds whole;
 //! what it names is only a candidate.
 
@@ -10,19 +10,21 @@ use super::pattern::Pattern;
 use super::trie::DEPTH;
 use super::view::{Decoder, Step, View, sextet};
 use std::collections::BTreeMap;
+use std::iter;
 
-/// 16 KiB: half of the smallest first-level data cache about.
-const BITMAP_BITS: u32 = 17;
-const WORDS: usize = 1 << (BITMAP_BITS - 6);
-const SPREAD: u32 = 0x9e37_79b1;
+/// A needle this long has a gram on an even position wherever it stands.
+const SHORTEST: usize = 4;
 /// Characters of the longest needle: eight bytes as hex or UTF-16, and the partial base64 character before one.
 pub(super) const NEEDLE: usize = 2 * DEPTH + 1;
+/// Base64 characters before a line break for which it is taken to be inside of base64.
+const RUN: usize = 8;
 /// Bytes of the longest escape.
 pub(super) const ESCAPE: usize = 6;
 
 pub(super) struct Filter {
-    bitmap: Box<[u64; WORDS]>,
-    /// Open addressing by the same hash; a power of two.
+    /// By the first two bytes of a gram: the third bytes, folded to 32, that make it a gram of ours.
+    table: Box<[u32; 1 << 16]>,
+    /// Exact, with open addressing; a power of two.
     slots: Vec<Slot>,
     entries: Vec<Entry>,
     /// Bytes that occur in needles: an escape of another byte cannot be part of one.
@@ -46,30 +48,29 @@ pub(super) struct Entry {
 
 impl Filter {
     pub fn build(patterns: &[Pattern]) -> Self {
-        let mut grams: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
+        let mut all: Vec<(View, usize, Vec<u8>)> = patterns.iter().flat_map(pattern_needles).collect();
+        // Those with the least choice first, so that others can share their grams.
+        all.sort_by(|a, b| (a.2.len(), a).cmp(&(b.2.len(), b)));
+        all.dedup();
         let mut bytes = [false; 256];
-        for pattern in patterns {
-            for beginning in beginnings(pattern) {
-                for (view, lead, needle) in needles(&beginning) {
-                    for &byte in &needle {
-                        if let Some(known) = bytes.get_mut(usize::from(byte)) {
-                            *known = true;
-                        }
-                    }
-                    let offset = rarest(&needle);
-                    for (at, window) in needle.windows(3).enumerate().skip(offset).take(2) {
-                        let Some(gram) = gram(window) else { continue };
-                        let entry = Entry { view, back: (lead + at) as u8 };
-                        let list = grams.entry(gram).or_default();
-                        if !list.contains(&entry) {
-                            list.push(entry);
-                        }
-                    }
+        let mut grams: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
+        for (view, lead, needle) in &all {
+            for &byte in needle {
+                if let Some(known) = bytes.get_mut(usize::from(byte)) {
+                    *known = true;
+                }
+            }
+            let at = best(needle, &grams);
+            for (at, window) in needle.windows(3).enumerate().skip(at).take(2) {
+                let list = grams.entry(gram(window).unwrap_or_default()).or_default();
+                let entry = Entry { view: *view, back: (lead + at) as u8 };
+                if !list.contains(&entry) {
+                    list.push(entry);
                 }
             }
         }
         let mut filter = Self {
-            bitmap: Box::new([0; WORDS]),
+            table: Box::new([0; 1 << 16]),
             slots: vec![Slot::default(); (grams.len() * 4).next_power_of_two().max(16)],
             entries: Vec::new(),
             bytes,
@@ -83,60 +84,54 @@ impl Filter {
     /// Calls `found(view, start)` for every candidate in the buffer.
     pub fn candidates(&self, buf: &[u8], mut found: impl FnMut(View, usize)) {
         let mut at = 0;
-        while let Some((place, entries)) = self.next(buf, at) {
-            for entry in entries {
+        while let Some(block) = buf.get(at..).and_then(|rest| rest.first_chunk::<18>()) {
+            if self.any(block) {
+                self.exact(buf, at, at + 16, &mut found);
+            }
+            at += 16;
+        }
+        self.exact(buf, at, buf.len(), &mut found);
+        self.broken(buf, found);
+    }
+
+    /// Whether one of the eight grams at even positions of the block may be ours. This is the loop that decides the speed.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "constant places of an array; no check is left")]
+    fn any(&self, block: &[u8; 18]) -> bool {
+        let mut seen = 0;
+        for at in [0, 2, 4, 6, 8, 10, 12, 14] {
+            seen |= self.bit(block[at], block[at + 1], block[at + 2]);
+        }
+        seen != 0
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "the tables have a place for every value of the index")]
+    fn bit(&self, a: u8, b: u8, c: u8) -> u32 {
+        self.table[usize::from(u16::from_le_bytes([a, b]))] & THIRD[usize::from(c)]
+    }
+
+    /// Looks the even positions from `at` (even) to `end` up exactly.
+    fn exact(&self, buf: &[u8], at: usize, end: usize, found: &mut impl FnMut(View, usize)) {
+        for place in (at..end).step_by(2) {
+            let Some([a, b, c]) = buf.get(place..).and_then(|rest| rest.first_chunk()) else { return };
+            if self.bit(*a, *b, *c) == 0 {
+                continue;
+            }
+            for entry in self.entries(u32::from_le_bytes([*a, *b, *c, 0])).unwrap_or_default() {
                 if let Some(start) = place.checked_sub(usize::from(entry.back)) {
                     found(entry.view, start);
                 }
             }
-            at = place + 2;
-        }
-        self.broken(buf, found);
-    }
-
-    /// The next even position from `at` (even) on where a gram stands.
-    fn next(&self, buf: &[u8], mut at: usize) -> Option<(usize, &[Entry])> {
-        loop {
-            while let Some(block) = buf.get(at..).and_then(|rest| rest.first_chunk::<18>()) {
-                if self.any(block) {
-                    break;
-                }
-                at += 16;
-            }
-            let end = (at + 16).min(buf.len());
-            while at < end {
-                let Some(window) = buf.get(at..at + 3) else { return None };
-                if let Some(entries) = gram(window).and_then(|gram| self.entries(gram)) {
-                    return Some((at, entries));
-                }
-                at += 2;
-            }
         }
     }
 
-    /// Whether one of the eight grams at even positions of the block is in the bitmap. This is the loop that decides the speed.
-    #[inline(always)]
-    fn any(&self, block: &[u8; 18]) -> bool {
-        let mut seen = 0;
-        let low = u64::from_le_bytes([block[0], block[1], block[2], block[3], block[4], block[5], block[6], block[7]]);
-        let mid = u64::from_le_bytes([block[6], block[7], block[8], block[9], block[10], block[11], block[12], block[13]]);
-        let high = u64::from_le_bytes([block[10], block[11], block[12], block[13], block[14], block[15], block[16], block[17]]);
-        seen |= self.bit(low as u32) | self.bit((low >> 16) as u32) | self.bit((low >> 32) as u32);
-        seen |= self.bit(mid as u32) | self.bit((mid >> 16) as u32) | self.bit((mid >> 32) as u32);
-        seen |= self.bit((high >> 16) as u32) | self.bit((high >> 32) as u32);
-        seen & 1 != 0
-    }
-
-    #[inline(always)]
-    fn bit(&self, gram: u32) -> u64 {
-        let hash = spread(gram);
-        self.bitmap[(hash >> 6) as usize & (WORDS - 1)] >> (hash & 63)
+    fn known(&self, gram: u32) -> bool {
+        let [a, b, c, _] = gram.to_le_bytes();
+        self.bit(a, b, c) != 0
     }
 
     fn entries(&self, gram: u32) -> Option<&[Entry]> {
-        if self.bit(gram) & 1 == 0 {
-            return None;
-        }
         let mask = self.slots.len() - 1;
         let mut at = spread(gram) as usize & mask;
         loop {
@@ -152,12 +147,14 @@ impl Filter {
     }
 
     fn insert(&mut self, gram: u32, list: &[Entry]) {
-        let hash = spread(gram);
-        if let Some(word) = self.bitmap.get_mut((hash >> 6) as usize) {
-            *word |= 1 << (hash & 63);
+        let [a, b, c, _] = gram.to_le_bytes();
+        if let (Some(word), Some(bit)) =
+            (self.table.get_mut(usize::from(u16::from_le_bytes([a, b]))), THIRD.get(usize::from(c)))
+        {
+            *word |= bit;
         }
         let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
+        let mut at = spread(gram) as usize & mask;
         while self.slots.get(at).is_some_and(|slot| slot.count > 0) {
             at = (at + 1) & mask;
         }
@@ -173,20 +170,45 @@ impl Filter {
     fn broken(&self, buf: &[u8], mut found: impl FnMut(View, usize)) {
         let mut done = 0;
         for at in memchr::memchr3_iter(b'%', b'\\', b'\n', buf) {
-            if at >= done && self.breaks(buf, at) {
+            if at < done {
+                continue;
+            }
+            if buf.get(at) == Some(&b'\n') {
+                if wrapped(buf, at, at + 1) {
+                    self.across(buf, at, &mut found);
+                }
+            } else if self.breaks(buf, at) {
                 done = self.around(buf, at, &mut found);
             }
         }
     }
 
-    /// Whether a needle could go on across what stands here.
+    /// Whether a needle could go on across the escape that may stand here.
     fn breaks(&self, buf: &[u8], at: usize) -> bool {
         let mut decoder = Decoder::new(View::Escaped, buf, at, true);
         let Step::Byte(byte) = decoder.step() else { return false };
-        if byte == b'\n' {
-            return wrapped(buf, at, decoder.at());
+        let width = decoder.at() - at;
+        width > 1 && (self.bytes.get(usize::from(byte)) == Some(&true) || (byte == b'\n' && wrapped(buf, at, at + width)))
+    }
+
+    /// Forms grams across a line break at `at`, of plain characters only; escapes near it have their own turn.
+    fn across(&self, buf: &[u8], at: usize, found: &mut impl FnMut(View, usize)) {
+        let end = line_end(buf, at);
+        let mut joined = [0; 2 * NEEDLE];
+        let near = end.saturating_sub(NEEDLE);
+        let text = buf.iter().take(end).skip(near).chain(buf.iter().skip(at + 1));
+        joined.iter_mut().zip(text).for_each(|(place, byte)| *place = *byte);
+        for (i, window) in joined.windows(3).enumerate() {
+            let Some([a, b, c]) = window.first_chunk() else { return };
+            if self.bit(*a, *b, *c) == 0 {
+                continue;
+            }
+            for entry in self.entries(u32::from_le_bytes([*a, *b, *c, 0])).unwrap_or_default() {
+                if let Some(first) = i.checked_sub(usize::from(entry.back)).filter(|first| near + first < end) {
+                    found(entry.view, near + first);
+                }
+            }
         }
-        decoder.at() > at + 1 && self.bytes.get(usize::from(byte)).is_some_and(|known| *known)
     }
 
     /// Forms grams of undone characters around `at`, as far as escapes follow one another. Returns where it stopped.
@@ -199,18 +221,19 @@ impl Filter {
         loop {
             let start = decoder.at();
             let Step::Byte(byte) = decoder.step() else { return start };
-            if decoder.at() > start + 1 || byte == b'\n' {
-                left = NEEDLE;
-            }
-            if byte == b'\n' || (byte == b'\r' && buf.get(decoder.at()) == Some(&b'\n')) {
+            let width = decoder.at() - start;
+            if matches!(byte, b'\r' | b'\n') {
                 continue;
+            }
+            if width > 1 && self.bytes.get(usize::from(byte)) == Some(&true) {
+                left = NEEDLE;
             }
             if let Some(slot) = starts.get_mut(count % 32) {
                 *slot = start as u32;
             }
             count += 1;
             gram = gram >> 8 | u32::from(byte) << 16;
-            if count >= 3 {
+            if count >= 3 && self.known(gram) {
                 for entry in self.entries(gram).unwrap_or_default() {
                     let Some(first) = (count - 3).checked_sub(usize::from(entry.back)) else { continue };
                     if let Some(&start) = starts.get(first % 32) {
@@ -230,25 +253,34 @@ impl Filter {
 
 /// Whether a line break stands inside a run of base64.
 fn wrapped(buf: &[u8], at: usize, after: usize) -> bool {
-    let at = if at > 0 && buf.get(at - 1) == Some(&b'\r') { at - 1 } else { at };
+    let end = line_end(buf, at);
     let alphabet = |byte: &u8| sextet(*byte).is_some();
-    at >= NEEDLE
-        && buf.get(at - NEEDLE..at).is_some_and(|line| line.iter().rev().all(alphabet))
+    end >= RUN
+        && buf.get(end - RUN..end).is_some_and(|line| line.iter().rev().all(alphabet))
         && buf.get(after).is_some_and(alphabet)
 }
 
-/// The bytes that matches of a pattern begin with: at least four, so that a gram falls on an even position.
-fn beginnings(pattern: &Pattern) -> Vec<Vec<u8>> {
-    let mut all = vec![pattern.literal.expose().iter().take(DEPTH).copied().collect::<Vec<u8>>()];
-    for atom in &pattern.atoms {
-        for _ in 0..atom.min {
-            if all.first().is_none_or(|beginning| beginning.len() >= 4) {
-                return all;
-            }
-            all = all
-                .iter()
-                .flat_map(|beginning| atom.set.bytes().map(|byte| [beginning.as_slice(), &[byte]].concat()))
-                .collect();
+/// Where the line ends whose line feed is at `at`.
+fn line_end(buf: &[u8], at: usize) -> usize {
+    if at > 0 && buf.get(at - 1) == Some(&b'\r') { at - 1 } else { at }
+}
+
+/// The needles of a pattern. A literal under four bytes is widened by what may follow it where it does not fill a needle.
+fn pattern_needles(pattern: &Pattern) -> Vec<(View, usize, Vec<u8>)> {
+    let literal: Vec<u8> = pattern.literal.expose().iter().take(DEPTH).copied().collect();
+    let mut wide = vec![literal.clone()];
+    for atom in pattern.atoms.iter().flat_map(|atom| iter::repeat_n(atom, usize::from(atom.min))) {
+        if wide.first().is_none_or(|bytes| bytes.len() >= SHORTEST) {
+            break;
+        }
+        wide = wide.iter().flat_map(|bytes| atom.set.bytes().map(|byte| [bytes.as_slice(), &[byte]].concat())).collect();
+    }
+    let plain = needles(&literal);
+    let mut all = Vec::new();
+    for bytes in wide {
+        for ((view, lead, mut needle), (.., alone)) in needles(&bytes).into_iter().zip(&plain) {
+            needle.truncate(alone.len().max(SHORTEST));
+            all.push((view, lead, needle));
         }
     }
     all
@@ -294,17 +326,30 @@ fn gram(window: &[u8]) -> Option<u32> {
     Some(u32::from_le_bytes([*a, *b, *c, 0]))
 }
 
-/// Only the low three bytes count.
-#[inline(always)]
 fn spread(gram: u32) -> u32 {
-    (gram << 8).wrapping_mul(SPREAD) >> (32 - BITMAP_BITS)
+    gram.wrapping_mul(0x9e37_79b1) >> 16
 }
 
-/// Where the two neighbouring grams of a needle begin that are least likely in ordinary traffic.
-fn rarest(needle: &[u8]) -> usize {
-    (0..needle.len().saturating_sub(3))
-        .min_by_key(|&at| needle.iter().skip(at).take(4).map(|&byte| commonness(byte)).sum::<u32>())
-        .unwrap_or(0)
+/// The bit of a gram's third byte. Letters, which text is made of, all have their own.
+#[expect(clippy::indexing_slicing, reason = "counted to the array length, at compile time")]
+const THIRD: [u32; 256] = {
+    let mut bits = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        bits[byte] = 1 << (byte & 31);
+        byte += 1;
+    }
+    bits
+};
+
+/// Where two neighbouring grams of a needle begin that others use too, and that are rare in ordinary traffic.
+fn best(needle: &[u8], grams: &BTreeMap<u32, Vec<Entry>>) -> usize {
+    let cost = |at: usize| {
+        let common: u32 = needle.iter().skip(at).take(SHORTEST).map(|&byte| commonness(byte)).sum();
+        let new = needle.windows(3).skip(at).take(2).filter_map(gram).filter(|gram| !grams.contains_key(gram)).count();
+        common + 6 * new as u32
+    };
+    (0..=needle.len().saturating_sub(SHORTEST)).min_by_key(|&at| cost(at)).unwrap_or(0)
 }
 
 fn commonness(byte: u8) -> u32 {

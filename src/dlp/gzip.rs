@@ -145,7 +145,7 @@ impl Gzip {
                 self.part = Part::Trailer(0, 0);
                 return Ok(input);
             }
-            if made < OUT && (input.is_empty() || read == 0) {
+            if made == 0 && read == 0 {
                 return if input.is_empty() { Ok(input) } else { Err(Stop::BadCoding) };
             }
         }

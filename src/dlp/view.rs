@@ -103,6 +103,7 @@ impl<'a> Decoder<'a> {
         self.escapes
     }
 
+    #[inline]
     pub fn step(&mut self) -> Step {
         match self.view {
             View::Plain => match self.buf.get(self.at) {
@@ -131,6 +132,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// The next character with escapes undone; what is no valid escape stands for itself.
+    #[inline]
     fn character(&mut self) -> Step {
         let Some(&byte) = self.buf.get(self.at) else { return self.dry() };
         let (value, width) = match byte {

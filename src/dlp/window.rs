@@ -3,7 +3,7 @@
 
 use super::engine::{Engine, Look, Outcome};
 use super::filter::{ESCAPE, Filter, NEEDLE};
-use super::view::View;
+use super::view::{Decoder, Step, View};
 
 /// Starts before `from` are settled; hits decided within `known` bytes were reported.
 pub(super) fn examine(engine: &Engine, filter: &Filter, look: Look<'_>, from: usize, known: usize) -> Outcome {
@@ -19,18 +19,42 @@ pub(super) fn examine(engine: &Engine, filter: &Filter, look: Look<'_>, from: us
     outcome
 }
 
-/// Near the end the filter cannot see a needle whole, so every start is walked in every view until one stays open.
+/// Near the end the filter cannot see a needle whole, so every start is walked in every view that its first character can
+/// begin, until one stays open.
 fn tail(engine: &Engine, look: Look<'_>, from: usize, outcome: &mut Outcome) {
-    let len = look.buf.len();
-    // With escapes about, every character of a needle may be an escape and carry a line break.
-    let wide = look.buf.get(len.saturating_sub(NEEDLE * (ESCAPE + 2))..).unwrap_or_default();
-    let reach = if memchr::memchr3(b'%', b'\\', b'\n', wide).is_some() { wide.len() } else { NEEDLE };
-    for start in len.saturating_sub(reach).max(from)..len.min(outcome.open) {
-        for view in View::ALL {
+    for start in reach(look.buf).max(from)..look.buf.len().min(outcome.open) {
+        let views = look.buf.get(start).map_or(0, |byte| engine.trie.views(*byte));
+        for (_, view) in (0..).zip(View::ALL).filter(|(i, _)| views >> i & 1 == 1) {
             engine.walk(look, view, start, outcome);
         }
         if outcome.open <= start {
             return;
         }
     }
+}
+
+/// Where the last [`NEEDLE`] characters begin: further back where they are escapes or have line breaks between them.
+fn reach(buf: &[u8]) -> usize {
+    let near = buf.len().saturating_sub(NEEDLE);
+    let wide = buf.len().saturating_sub(NEEDLE * (ESCAPE + 2));
+    if buf.get(wide..).is_none_or(|bytes| memchr::memchr3(b'%', b'\\', b'\n', bytes).is_none()) {
+        return near;
+    }
+    let mut starts = [near; NEEDLE];
+    let mut decoder = Decoder::new(View::Escaped, buf, wide, true);
+    let mut count = 0;
+    loop {
+        let start = decoder.at();
+        match decoder.step() {
+            Step::Byte(b'\r' | b'\n') => {}
+            Step::Byte(_) => {
+                if let Some(slot) = starts.get_mut(count % NEEDLE) {
+                    *slot = start;
+                }
+                count += 1;
+            }
+            Step::Over | Step::More => break,
+        }
+    }
+    starts.into_iter().min().unwrap_or(near).min(near)
 }

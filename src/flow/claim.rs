@@ -37,6 +37,7 @@ pub(super) fn h1(head: RequestHead, connection: &Connection) -> Result<Asked, Bo
             method: head.method,
             headers: head.headers,
             proto: Proto::H1,
+            dst_mismatch: false,
         }),
         Err(no) => Err(rejected_h1(&head, connection.scheme, no)),
     }
@@ -95,6 +96,7 @@ pub(super) fn explicit(head: RequestHead) -> Result<Explicit, Box<Rejected>> {
             method: head.method,
             headers: head.headers,
             proto: Proto::H1,
+            dst_mismatch: false,
         })),
         Err(no) => Err(rejected_h1(&head, Scheme::Http, no)),
     }
@@ -155,6 +157,7 @@ pub(super) fn h2(
                 method: parts.method,
                 headers,
                 proto: Proto::H2,
+                dst_mismatch: false,
             })
         }
         Err((reason, status, detail)) => Err(Box::new(Rejected {

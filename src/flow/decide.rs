@@ -6,7 +6,7 @@ use super::registry::Ticket;
 use super::sniff::{FirstBytes, Sniffed};
 use super::Gate;
 use crate::base::{Host, OriginalDst, Scheme};
-use crate::pipeline::{Facts, Flow};
+use crate::pipeline::{self, Facts, Flow};
 use crate::policy::{ConnectVerdict, MintRight, Reason, Refusal, TunnelPermit};
 use crate::tls::{Alert, HelloError, Opening, Sni};
 use bytes::Bytes;
@@ -142,14 +142,12 @@ fn tls(gate: &Arc<Gate>, mut bound: Bound, opening: Box<Opening>) -> Decided {
     named_tls(gate, bound, opening, host)
 }
 
-fn named_tls(gate: &Arc<Gate>, mut bound: Bound, opening: Box<Opening>, host: Host) -> Decided {
+fn named_tls(gate: &Arc<Gate>, bound: Bound, opening: Box<Opening>, host: Host) -> Decided {
     bound.ticket.named(host.to_string());
-    if let (Host::Name(name), Some(target)) = (&host, bound.target) {
-        bound.flow.dst_mismatch = !gate.leases.told(gate.registry.client_number(&bound.flow.client_name), target.0.ip().to_canonical(), name);
-    }
     let connection = Connection { scheme: Scheme::Https, host: Some(host.clone()), port: bound.port };
     let snapshot = bound.flow.shared.snapshot.load_full();
-    let verdict = match bound.flow.client_in(&snapshot) {
+    let ours = pipeline::not_ourselves(&bound.flow, &host);
+    let verdict = match ours.and_then(|()| bound.flow.client_in(&snapshot)) {
         Ok(client) => snapshot.judge_connect(client, &host, bound.port),
         Err(refusal) => ConnectVerdict::Refuse(refusal),
     };
@@ -167,7 +165,9 @@ fn named_tls(gate: &Arc<Gate>, mut bound: Bound, opening: Box<Opening>, host: Ho
             Decided::Intercept(Intercepted { stream, opening, flow, ticket, connection, mint, page: None })
         }
         ConnectVerdict::Refuse(refusal) => {
-            let how = match refusal.mint().is_some() && !opening.hello.alpn.is_foreign() {
+            // Without a name there is none to say it under.
+            let named = host.name().is_some() && refusal.mint().is_some();
+            let how = match named && !opening.hello.alpn.is_foreign() {
                 true => How::Page(opening, connection),
                 false => How::Alert(Alert::AccessDenied.record().to_vec()),
             };

@@ -107,6 +107,7 @@ async fn raw_tcp(gate: &Arc<Gate>, bound: Bound) {
 
 /// Whether anything inside a CONNECT to this place could be allowed.
 fn may_follow(flow: &Flow, host: &Host, port: u16) -> Result<(), Refusal> {
+    pipeline::not_ourselves(flow, host)?;
     let snapshot = flow.shared.snapshot.load_full();
     snapshot.judge_place(flow.client_in(&snapshot)?, host, port)
 }

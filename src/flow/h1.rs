@@ -10,6 +10,7 @@ use crate::codec::h1::{
     framing_of, write_message,
 };
 use crate::codec::{Body, Recorded};
+use crate::dns::Leases;
 use crate::pipeline::{self, Asked, Flow, Outcome, Rejected, Reply, Switched};
 use crate::policy::{Reason, Refusal};
 use bytes::BytesMut;
@@ -29,9 +30,31 @@ pub(super) struct Service {
     pub(super) connection: Connection,
     /// A refusal that is already recorded: its page answers everything.
     pub(super) page: Option<Refusal>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) client_number: u16,
 }
 
 impl Service {
+    pub(super) fn new(
+        gate: &Gate,
+        flow: Flow,
+        ticket: Ticket,
+        connection: Connection,
+        page: Option<Refusal>,
+    ) -> Self {
+        let client_number = gate.registry.client_number(&flow.client_name);
+        Self { flow, _ticket: ticket, connection, page, leases: gate.leases.clone(), client_number }
+    }
+
+    /// Whether the client's packets went to an address that it was not told for the name it asks for: a CDN that
+    /// rotates, another resolver, or a lie. Told in the record; what is dialled is what we resolve.
+    fn went_elsewhere(&self, asked: &Asked) -> bool {
+        match (asked.host.name(), self.flow.orig_dst) {
+            (Some(name), Some(target)) => !self.leases.told(self.client_number, target.ip().to_canonical(), name),
+            _ => false,
+        }
+    }
+
     pub(super) async fn answer(&self, claimed: Result<Asked, Box<Rejected>>, body: Body) -> Reply {
         let unread = !body.is_end_stream();
         if let Some(refusal) = &self.page {
@@ -40,7 +63,10 @@ impl Service {
             return reply;
         }
         match claimed {
-            Ok(asked) => pipeline::exchange(&self.flow, asked, body).await,
+            Ok(mut asked) => {
+                asked.dst_mismatch = self.went_elsewhere(&asked);
+                pipeline::exchange(&self.flow, asked, body).await
+            }
             Err(rejected) => pipeline::reject(&self.flow, *rejected, unread).await,
         }
     }
@@ -48,7 +74,7 @@ impl Service {
 
 pub(super) async fn serve_plain(gate: &Arc<Gate>, plain: Plain) {
     let Plain { stream, ahead, flow, ticket, connection } = plain;
-    let service = Arc::new(Service { flow, _ticket: ticket, connection, page: None });
+    let service = Arc::new(Service::new(gate, flow, ticket, connection, None));
     serve(gate, Recorded::new(ahead, stream), &service, false).await;
 }
 

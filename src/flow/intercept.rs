@@ -30,7 +30,7 @@ async fn handshake(gate: &Arc<Gate>, intercepted: Intercepted) -> Option<(TlsStr
     };
     let finished = tokio::time::timeout(gate.settings.hello, terminate(opening.accepted, config, stream)).await;
     match finished {
-        Ok(Ok(stream)) => Some((stream, Arc::new(Service { flow, _ticket: ticket, connection, page }))),
+        Ok(Ok(stream)) => Some((stream, Arc::new(Service::new(gate, flow, ticket, connection, page)))),
         Ok(Err(error)) => {
             report(&flow, &mint.host().to_string(), &error.fault.to_string());
             None

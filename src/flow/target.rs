@@ -85,7 +85,6 @@ async fn identify(
         door,
         orig_dst: target,
         sni: None,
-        dst_mismatch: false,
     };
     Some(Identified { stream: accepted.stream, flow, ticket })
 }

@@ -1,7 +1,7 @@
 //! The way back: hop-by-hop and steering fields off, what was put in masked, the rule's script and inbound DLP, and the
 //! bytes counted into the end record.
 
-use super::ending::{Ending, counted_down};
+use super::ending::{Ending, REDACTED, counted_down};
 use super::judge::Prepared;
 use super::{Flow, Reply, Stop, Switched, credentials, hooks, scan};
 use crate::codec::{Body, BodyError};
@@ -100,7 +100,7 @@ fn redacted(
     for value in headers.values_mut() {
         if let Some(masked) = redactor.header(value) {
             *value = masked;
-            ending.found("secret_redacted", "response header", "");
+            ending.found(REDACTED, "response header", "");
         }
     }
     if body.is_end_stream() {
@@ -136,7 +136,7 @@ impl Redacted {
         let mut redaction = self.redaction.take()?;
         let rest = redaction.finish();
         if redaction.count() > 0 {
-            self.ending.found("secret_redacted", "response body", "");
+            self.ending.found(REDACTED, "response body", "");
         }
         (!rest.is_empty()).then(|| Frame::data(rest))
     }

@@ -128,7 +128,7 @@ impl Drop for Ending {
         self.shared.log.end(&End {
             id: self.id,
             outcome: last.outcome.unwrap_or(Outcome::Abandoned).as_str(),
-            reason: last.reason.map(Reason::as_str),
+            reason: last.reason.map(Reason::as_str).or_else(|| last.findings.first().map(|(detector, ..)| reason_of(detector))),
             detail: last.detail.as_deref().map(Text::from),
             status: (status != 0).then_some(status),
             bytes_up: self.up.load(Ordering::Relaxed),
@@ -141,6 +141,14 @@ impl Drop for Ending {
         });
     }
 }
+
+/// What was seen and let pass is the reason of a record that has no other.
+fn reason_of(detector: &str) -> &'static str {
+    if detector == REDACTED { REDACTED } else { Reason::Dlp.as_str() }
+}
+
+/// The finding that says that a credential was masked in an answer.
+pub(crate) const REDACTED: &str = "secret_redacted";
 
 /// An answer's body that counts and, at its end, states the outcome.
 pub(crate) fn counted_down(body: Body, ending: Arc<Ending>) -> Body {

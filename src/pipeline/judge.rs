@@ -2,8 +2,8 @@
 //! head, and the place of placeholders. Whatever changes the request has it judged again.
 
 use super::{Asked, Facts, Flow, Stop, hooks, scan};
-use crate::base::Proto;
-use crate::policy::{CanonicalRequest, Malformed, Permit, Reason, Snapshot};
+use crate::base::{Host, Proto};
+use crate::policy::{CanonicalRequest, Malformed, Permit, Reason, Refusal, Snapshot};
 use crate::upstream::UpstreamError;
 use std::sync::Arc;
 
@@ -17,18 +17,31 @@ pub(super) async fn prepare(
     flow: &Flow,
     snapshot: &Arc<Snapshot>,
     asked: Asked,
+    length: Option<u64>,
     facts: &mut Facts,
 ) -> Result<Prepared, Stop> {
-    let Asked { scheme, host, port, method, target, headers, proto } = asked;
+    let Asked { scheme, host, port, method, target, headers, proto, .. } = asked;
     let request =
         CanonicalRequest::new(scheme, host, port, method, &target, headers).map_err(|m| malformed(&m))?;
+    not_ourselves(flow, request.host())?;
     let client = flow.client_in(snapshot)?;
     let permit = snapshot.judge_request(client, request)?.edited();
     let permit = hooks::on_request(flow, permit)?;
     scan::head(&permit, facts)?;
+    scan::length(&permit, length)?;
     misplaced(snapshot, &permit)?;
     blocked(flow, &permit).await?;
     Ok(Prepared { permit, proto })
+}
+
+/// Refuses a literal address of the gate, whatever the rules say.
+pub(crate) fn not_ourselves(flow: &Flow, host: &Host) -> Result<(), Refusal> {
+    match host.ip() {
+        Some(ip) if flow.shared.upstream.is_own(ip) => {
+            Err(Refusal::new(Reason::AddrBlocked, "this is an address of the gate itself"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The refusal for a request without a canonical form.

@@ -13,6 +13,7 @@ mod settings;
 
 pub use ending::{Ending, Outcome};
 pub use hooks::on_tunnel;
+pub(crate) use judge::not_ourselves;
 pub use page::{Page, status_of};
 pub use record::{Facts, decide, refuse};
 pub use settings::Settings;
@@ -54,8 +55,6 @@ pub struct Flow {
     pub door: Door,
     pub orig_dst: Option<SocketAddr>,
     pub sni: Option<HostName>,
-    /// The client went to an address that we did not tell it for this name.
-    pub dst_mismatch: bool,
 }
 
 impl Flow {
@@ -86,6 +85,8 @@ pub struct Asked {
     pub target: String,
     pub headers: HeaderMap,
     pub proto: Proto,
+    /// The client went to an address that we did not tell it for this name.
+    pub dst_mismatch: bool,
 }
 
 /// A request that could not be claimed: what it said of itself, for the record, and why not.
@@ -147,7 +148,7 @@ pub async fn exchange(flow: &Flow, asked: Asked, body: Body) -> Reply {
     let snapshot = flow.shared.snapshot.load_full();
     let proto = asked.proto;
     let mut facts = Facts::of(&asked);
-    let prepared = match judge::prepare(flow, &snapshot, asked, &mut facts).await {
+    let prepared = match judge::prepare(flow, &snapshot, asked, body.size_hint().exact(), &mut facts).await {
         Ok(prepared) => prepared,
         Err(stop) => return refused(flow, &snapshot, facts, stop, !body.is_end_stream()).await,
     };
@@ -235,6 +236,8 @@ fn fail(ending: &Arc<Ending>, facts: &Facts, stop: Stop, error: Option<&Upstream
     ending.finish(outcome, Some(stop.refusal.reason), Some(stop.refusal.detail.clone()));
     ending.status(stop.status);
     let mut reply = Page::of(&stop.refusal, stop.status, facts).reply(false);
+    // After an answer that was no HTTP the client's connection ends too: nothing more is believed of this exchange.
+    reply.close |= matches!(error, Some(UpstreamError::Protocol(_)));
     let body = std::mem::take(reply.response.body_mut());
     *reply.response.body_mut() = ending::counted_down(body, ending.clone());
     reply

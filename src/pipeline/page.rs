@@ -106,6 +106,7 @@ pub fn status_of(reason: Reason) -> StatusCode {
         | Reason::DnsDenied
         | Reason::DnsType
         | Reason::DnsBudget
+        | Reason::WouldDeny
         | Reason::Reload => StatusCode::FORBIDDEN,
     }
 }
@@ -149,6 +150,7 @@ fn sentence(reason: Reason) -> &'static str {
         Reason::UpstreamConnect => "the destination could not be reached",
         Reason::UpstreamTimeout => "the destination did not answer in time",
         Reason::UpstreamProtocol => "the destination's answer was not valid",
+        Reason::WouldDeny => "no rule allows this destination",
         Reason::Reload => "the policy has changed",
         Reason::Audit => "records cannot be written, so nothing is let through",
         Reason::Shutdown => "the gate is shutting down",

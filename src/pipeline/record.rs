@@ -15,6 +15,7 @@ pub struct Facts {
     pub method: String,
     pub target: String,
     pub proto: Option<&'static str>,
+    pub dst_mismatch: bool,
     pub findings: Vec<(String, &'static str, String)>,
 }
 
@@ -30,6 +31,7 @@ impl Facts {
             method: asked.method.as_str().to_owned(),
             target: asked.target.clone(),
             proto: Some(asked.proto.as_str()),
+            dst_mismatch: asked.dst_mismatch,
             findings: Vec::new(),
         }
     }
@@ -41,8 +43,15 @@ impl Facts {
             method: rejected.method.clone(),
             target: rejected.target.clone(),
             proto: Some(rejected.proto.as_str()),
+            dst_mismatch: false,
             findings: Vec::new(),
         }
+    }
+
+    /// A target in which something was found is not told.
+    fn shown<'a>(&self, target: &'a str) -> &'a str {
+        let found = self.findings.iter().any(|(_, place, _)| *place == "target");
+        if found { "*" } else { target }
     }
 
     /// A connection that is decided before it has requests.
@@ -60,11 +69,14 @@ pub(super) async fn allow(
 ) -> Result<Arc<Ending>, Stop> {
     let id = flow.next_id();
     let permit = &prepared.permit;
-    let (verdict, reason) =
-        if permit.observed() { ("observe", Some(Reason::NoRule)) } else { ("allow", None) };
+    let (verdict, reason) = match (permit.observed(), facts.findings.is_empty()) {
+        (true, _) => ("observe", Some(Reason::WouldDeny)),
+        (false, false) => ("allow", Some(Reason::Dlp)),
+        (false, true) => ("allow", None),
+    };
     let rule = Some(&**permit.rule().name());
     // What was judged is what is recorded: the canonical request, not what came in.
-    let path = permit.request().path_and_query().as_str();
+    let path = facts.shown(permit.request().path_and_query().as_str());
     write(flow, snapshot, id, Entry { verdict, reason, rule, detail: None, path, facts }).await?;
     Ok(Ending::new(flow.shared.clone(), id))
 }
@@ -78,7 +90,7 @@ pub async fn decide(
     rule: &str,
 ) -> Result<Arc<Ending>, Refusal> {
     let id = flow.next_id();
-    let entry = Entry { verdict, reason: None, rule: Some(rule), detail: None, path: &facts.target, facts };
+    let entry = Entry { verdict, reason: None, rule: Some(rule), detail: None, path: facts.shown(&facts.target), facts };
     write(flow, snapshot, id, entry).await.map_err(|stop| stop.refusal)?;
     Ok(Ending::new(flow.shared.clone(), id))
 }
@@ -92,7 +104,7 @@ pub async fn refuse(flow: &Flow, snapshot: &Arc<Snapshot>, facts: &Facts, refusa
         reason: Some(refusal.reason),
         rule: refusal.rule.as_deref(),
         detail: Some(&refusal.detail),
-        path: &facts.target,
+        path: facts.shown(&facts.target),
         facts,
     };
     let _ = write(flow, snapshot, id, entry).await;
@@ -126,7 +138,7 @@ async fn write(flow: &Flow, snapshot: &Arc<Snapshot>, id: FlowId, entry: Entry<'
         door: flow.door,
         proto: facts.proto,
         orig_dst: flow.orig_dst,
-        dst_mismatch: flow.dst_mismatch,
+        dst_mismatch: facts.dst_mismatch,
         sni: flow.sni.as_ref().map(|name| Text::from(name.as_str())),
         scheme: facts.scheme,
         authority: some(&facts.authority),

@@ -49,6 +49,18 @@ pub(super) fn head(permit: &Permit, facts: &mut Facts) -> Result<(), Stop> {
     Ok(())
 }
 
+/// Refuses a body that says it is longer than what its rule inspects, before anything is sent of it.
+pub(super) fn length(permit: &Permit, length: Option<u64>) -> Result<(), Stop> {
+    match (permit.rule().dlp().max_body, length) {
+        (Some(most), Some(length)) if length > most => Err(too_long(most)),
+        _ => Ok(()),
+    }
+}
+
+fn too_long(most: u64) -> Stop {
+    Stop::new(Reason::DlpLimit, format!("the body is longer than the {most} bytes that this rule inspects"))
+}
+
 /// No detector looks for less.
 const SHORTEST_FINDING: usize = 16;
 
@@ -155,6 +167,11 @@ fn wrap(
         place,
         quiet_after: flow.shared.settings.quiet,
         quiet: None,
+        room: match place.direction {
+            Direction::Up => permit.rule().dlp().max_body,
+            Direction::Down => None,
+        },
+        most: permit.rule().dlp().max_body.unwrap_or(u64::MAX),
         last: None,
         ended: false,
     };
@@ -186,6 +203,9 @@ struct Scanned {
     place: Place,
     quiet_after: Duration,
     quiet: Option<Pin<Box<Sleep>>>,
+    /// How much more the rule inspects; a body that goes on is stopped, never passed uninspected.
+    room: Option<u64>,
+    most: u64,
     /// Trailers that wait until the body before them was released.
     last: Option<Frame<Bytes>>,
     ended: bool,
@@ -219,6 +239,19 @@ impl Scanned {
         Err(BodyError::Refused)
     }
 
+    fn within_room(&mut self, length: u64) -> Result<(), BodyError> {
+        let Some(room) = self.room else { return Ok(()) };
+        self.room = room.checked_sub(length);
+        if self.room.is_some() {
+            return Ok(());
+        }
+        let refusal = too_long(self.most).refusal;
+        self.ending.finish(super::Outcome::Blocked, Some(refusal.reason), Some(refusal.detail.clone()));
+        self.findings.set(refusal.reason, refusal.detail);
+        self.ended = true;
+        Err(BodyError::Refused)
+    }
+
     fn trailers(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
         if self.selection.is_empty() {
             return Ok(frame);
@@ -235,6 +268,9 @@ impl Scanned {
     fn take(&mut self, frame: Frame<Bytes>) -> Option<Result<Frame<Bytes>, BodyError>> {
         match frame.into_data() {
             Ok(data) => {
+                if let Err(error) = self.within_room(data.len() as u64) {
+                    return Some(Err(error));
+                }
                 let Some(stream) = self.stream.as_mut() else { return self.pass(data) };
                 let pushed = stream.push(data);
                 if let Err(stop) = pushed

@@ -13,12 +13,12 @@
 use super::client::ClientId;
 use super::explain::{Finding, Verdict};
 use super::file::CaseReader;
-use super::problem::{Problem, Problems, SourceFile};
-use super::request_line::read_request_line;
+use super::problem::{Problems, SourceFile};
+use super::request_line::{RequestLineError, read_request_line};
 use super::snapshot::read_folder;
-use super::{ConnectVerdict, DnsVerdict, Snapshot};
+use super::{CanonicalRequest, ConnectVerdict, DnsVerdict, OnMatch, Snapshot};
 use crate::base::{Authority, Host, HostName};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +32,7 @@ pub(super) struct Case {
     pub(super) client: Option<String>,
     pub(super) asked: Asked,
     pub(super) headers: HeaderMap,
+    pub(super) body: String,
     pub(super) expect: Verdict,
     pub(super) rule: Option<String>,
     pub(super) reason: Option<String>,
@@ -125,6 +126,23 @@ impl Snapshot {
         Ok(())
     }
 
+    /// What DLP finds in the request as the client sends it, where its rule blocks. Known secrets are known only where
+    /// their values were loaded.
+    fn scanned(&self, found: Finding, request: &CanonicalRequest, body: &[u8]) -> Finding {
+        let rule = self.rules.iter().find(|rule| found.rule.as_deref() == Some(&*rule.name));
+        let passes = matches!(found.verdict, Verdict::Allow | Verdict::Observe);
+        let Some(rule) = rule.filter(|rule| passes && rule.dlp().on_match == OnMatch::Block) else {
+            return found;
+        };
+        let target = request.path_and_query().as_str().as_bytes();
+        let values = request.headers().values().map(HeaderValue::as_bytes);
+        let leak = self.detectors().scan_each(rule.dlp().outbound, values.chain([target, body]));
+        match leak {
+            Some(_) => Finding { verdict: Verdict::Deny, reason: Some(super::Reason::Dlp.as_str()), ..found },
+            None => found,
+        }
+    }
+
     fn case_client(&self, name: Option<&str>) -> Result<ClientId, String> {
         match name {
             Some(name) => {
@@ -145,12 +163,10 @@ impl Snapshot {
     fn ask(self: &Arc<Self>, client: ClientId, case: &Case) -> Result<Finding, String> {
         match &case.asked {
             Asked::Request(line) => match read_request_line(line, case.headers.clone()) {
-                Ok(request) => Ok(self.find(client, &request)),
-                Err(super::RequestLineError::Malformed(_)) => Ok(Finding {
-                    verdict: Verdict::Deny,
-                    rule: None,
-                    reason: Some(super::Reason::BadRequest.as_str()),
-                }),
+                Ok(request) => Ok(self.scanned(self.find(client, &request), &request, case.body.as_bytes())),
+                Err(RequestLineError::Malformed(why)) => {
+                    Ok(Finding { verdict: Verdict::Deny, rule: None, reason: Some(why.reason().as_str()) })
+                }
                 Err(error) => Err(error.to_string()),
             },
             Asked::Connect(to) => Ok(match self.judge_connect(client, &to.host, to.port.unwrap_or(443)) {
@@ -188,11 +204,5 @@ impl Asked {
             Ok(Host::Ip(_)) => Err("dns asks for a name, not an address".into()),
             Err(error) => Err(error.to_string()),
         }
-    }
-}
-
-impl From<Problem> for Problems {
-    fn from(problem: Problem) -> Self {
-        Self::one(problem)
     }
 }

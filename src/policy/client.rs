@@ -51,9 +51,11 @@ impl Claim {
     }
 }
 
+/// Two clients that claim the same place.
+pub(super) type Tie = (Arc<str>, Arc<str>);
+
 impl Clients {
-    /// The second value names pairs of clients that claim the same place.
-    pub(super) fn new(list: Vec<Client>) -> (Self, Vec<(Arc<str>, Arc<str>)>) {
+    pub(super) fn new(list: Vec<Client>) -> (Self, Vec<Tie>) {
         let mut claims = Vec::new();
         for (number, client) in list.iter().enumerate() {
             let id = ClientId(u16::try_from(number).unwrap_or(u16::MAX));

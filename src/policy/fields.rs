@@ -21,13 +21,17 @@ pub(super) enum Upgrade {
 
 /// Takes off what does not go further and says what upgrade was asked for.
 pub(super) fn clean(method: &Method, headers: &mut HeaderMap) -> Upgrade {
+    let unwanted: Vec<HeaderName> =
+        headers.keys().filter(|name| is_unwanted(name.as_str())).cloned().collect();
+    // Every field that asks for an upgrade or names others is itself unwanted.
+    if unwanted.is_empty() {
+        return Upgrade::None;
+    }
     let upgrade = upgrade(method, headers);
     let trailers = headers.get_all(TE).iter().any(|te| has_token(te, "trailers"));
     for name in connection_named(headers) {
         headers.remove(name);
     }
-    let unwanted: Vec<HeaderName> =
-        headers.keys().filter(|name| is_unwanted(name.as_str())).cloned().collect();
     for name in unwanted {
         headers.remove(name);
     }

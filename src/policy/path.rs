@@ -3,33 +3,9 @@
 //! Dot segments are removed; all else is sent as it came. For judging, a path has one or more readings: escapes are
 //! decoded once, slashes merged and unmerged, `%2f` as slash and as data. Says nothing of rules; `matching` does.
 
+use super::Malformed;
 use http::uri::PathAndQuery;
 use std::borrow::Cow;
-
-/// Why a target, a method or a handshake has no canonical form. The texts are for records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    #[error("the target does not start with a slash")]
-    Form,
-    #[error("the target is longer than 65,534 bytes")]
-    TooLong,
-    #[error("the target holds a percent sign that no two hex digits follow")]
-    Escape,
-    #[error("the target holds a control byte, raw or escaped")]
-    Control,
-    #[error("the target holds a raw byte that no URI may hold")]
-    Byte,
-    #[error("the path holds a backslash, raw or escaped")]
-    Backslash,
-    #[error("the target holds a fragment")]
-    Fragment,
-    #[error("the path holds a dot segment with parameters")]
-    DotParameter,
-    #[error("CONNECT inside a connection that is already judged")]
-    Connect,
-    #[error("TRACE would echo credentials")]
-    Trace,
-}
 
 /// The longest target that `http` can carry.
 const MAX_TARGET_BYTES: usize = 65_534;

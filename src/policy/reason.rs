@@ -53,6 +53,8 @@ pub enum Reason {
     UpstreamConnect,
     UpstreamTimeout,
     UpstreamProtocol,
+    /// Only observed: no allow matched.
+    WouldDeny,
     Reload,
     Audit,
     Shutdown,
@@ -104,6 +106,7 @@ impl Reason {
             Self::UpstreamConnect => "upstream_connect",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamProtocol => "upstream_protocol",
+            Self::WouldDeny => "would_deny",
             Self::Reload => "reload",
             Self::Audit => "audit",
             Self::Shutdown => "shutdown",

@@ -101,6 +101,8 @@ pub struct Dlp {
     pub outbound: dlp::Selection,
     pub inbound: dlp::Selection,
     pub on_match: OnMatch,
+    /// Bytes of a request body that are inspected; a longer one is refused. `None`: bodies of any length stream.
+    pub max_body: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -300,12 +300,18 @@ fn detectors(resolved: &Resolved, secrets: &Secrets, problems: &mut Problems) ->
     match Detectors::compile(&known, &custom) {
         Ok(detectors) => Some(detectors),
         Err(error) => {
-            let place = resolved.detectors.iter().map(|(_, place)| place).next();
-            let place = place.or(resolved.secrets.iter().map(|(_, place)| place).next());
-            match place {
-                Some(place) => problems.push(place.problem(error.to_string())),
-                None => problems.push(Problem::with_file(Path::new("detectors"), error.to_string())),
-            }
+            use dlp::CompileError as E;
+            let name: &str = match &error {
+                E::ShortSecret { name } | E::Regex { name, .. } | E::Unbounded { name } => name,
+                E::TooLong { name, .. } | E::Empty { name } | E::TooLarge { name } => name,
+                E::Shipped(_) => "",
+            };
+            let detectors = resolved.detectors.iter().map(|(custom, place)| (&*custom.name, place));
+            let secrets = resolved.secrets.iter().map(|(spec, place)| (&*spec.name, place));
+            problems.push(match place_of(name, detectors.chain(secrets)) {
+                Some(place) => place.problem(error.to_string()),
+                None => Problem::with_file(Path::new("detectors"), error.to_string()),
+            });
             None
         }
     }

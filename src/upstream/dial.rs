@@ -57,6 +57,10 @@ impl Dialler {
         })
     }
 
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
+        self.own.contains(address)
+    }
+
     /// Whether the guard lets this right connect to this address.
     pub(super) fn passes(&self, right: &DialRight, ip: IpAddr) -> bool {
         let class_passes = match AddressClass::of(ip) {

@@ -21,6 +21,7 @@ use crate::net::OwnAddresses;
 use crate::policy::{DialRight, TunnelPermit};
 use crate::rt::Tasks;
 use pool::{Key, Pool};
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
@@ -89,7 +90,9 @@ impl Upstream {
                 other => return other,
             }
         }
-        if let Some(held) = self.pool.take_h1(&key) {
+        if cell.is_h1_only()
+            && let Some(held) = self.pool.take_h1(&key)
+        {
             return h1::exchange(held, request, self, &key).await;
         }
         // One dial at a time for each key: whoever waits uses what the first one opened.
@@ -100,6 +103,7 @@ impl Upstream {
         }
         let dialled = self.dialler.connect(&request.right, &[Proto::H2, Proto::H1]).await?;
         if dialled.proto == Proto::H1 {
+            cell.found_h1_only();
             drop(turn);
             return h1::exchange(h1::Connection::new(dialled), request, self, &key).await;
         }
@@ -112,6 +116,11 @@ impl Upstream {
     /// Opens a connection for bytes that are relayed unread.
     pub async fn tunnel(&self, permit: &TunnelPermit) -> Result<(TcpStream, UpstreamAddr), UpstreamError> {
         self.dialler.tcp(permit.dial()).await
+    }
+
+    /// Whether this is an address of the gate itself, which nothing opens.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        self.dialler.is_own(address)
     }
 
     /// Fails where a right leads only to addresses that the guard refuses. Costs nothing while a connection for it is

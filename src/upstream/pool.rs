@@ -5,7 +5,7 @@ use crate::base::{Host, Scheme};
 use crate::policy::{ClientId, DialRight, Rule};
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -76,6 +76,8 @@ struct Entry {
 pub(super) struct H2Cell {
     held: Mutex<Option<(h2::Connection, Instant)>>,
     turn: tokio::sync::Mutex<()>,
+    /// The origin was offered HTTP/2 and chose HTTP/1.1.
+    h1_only: AtomicBool,
 }
 
 impl H2Cell {
@@ -99,6 +101,14 @@ impl H2Cell {
 
     pub(super) fn forget(&self) {
         *lock(&self.held) = None;
+    }
+
+    pub(super) fn found_h1_only(&self) {
+        self.h1_only.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_h1_only(&self) -> bool {
+        self.h1_only.load(Ordering::Relaxed)
     }
 
     pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {

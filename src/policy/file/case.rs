@@ -29,6 +29,7 @@ fn case(mut section: Section<'_, '_>, source: &SourceFile) -> Option<Case> {
         .one_of(&["request", "connect", "tcp", "dns"])
         .and_then(|(kind, text)| asked(&section, kind, text));
     let headers = headers(&mut section);
+    let body = section.string("body").map(|text| text.value).unwrap_or_default();
     let expect = section.required("expect", "\"allow\"").and_then(|text| {
         let verdict = Verdict::parse(&text.value);
         if verdict.is_none() {
@@ -48,6 +49,7 @@ fn case(mut section: Section<'_, '_>, source: &SourceFile) -> Option<Case> {
         client,
         asked: asked?,
         headers,
+        body,
         expect: expect?,
         rule,
         reason,

@@ -146,7 +146,7 @@ pub(super) fn tls(mut section: Section<'_, '_>, folder: &Path) -> TlsFiles {
 impl Default for Dlp {
     /// What a rule does that says nothing: every detector on what leaves, none on what comes back.
     fn default() -> Self {
-        Self { outbound: dlp::Selection::all(), inbound: dlp::Selection::none(), on_match: OnMatch::Block }
+        Self { outbound: dlp::Selection::all(), inbound: dlp::Selection::none(), on_match: OnMatch::Block, max_body: None }
     }
 }
 
@@ -167,8 +167,29 @@ pub(super) fn dlp(mut section: Section<'_, '_>) -> Dlp {
             OnMatch::Block
         }
     };
+    let max_body = section.string("max_body").and_then(|text| {
+        let size = size(&text.value);
+        if size.is_none() {
+            section.problem("max_body", format!("not a size: {:?}", text.value), "write it as \"16 MiB\"");
+        }
+        size
+    });
     section.finish();
-    Dlp { outbound, inbound, on_match }
+    Dlp { outbound, inbound, on_match, max_body }
+}
+
+/// `"16 MiB"`: a whole number and a binary unit.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor).filter(|size| *size > 0)
 }
 
 fn selection(section: &mut Section<'_, '_>, key: &'static str) -> Option<dlp::Selection> {
