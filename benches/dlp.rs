@@ -9,7 +9,7 @@
 //!
 //! `cargo bench --bench dlp -- stream/json` runs one of them. Compare only runs of one machine.
 
-#![allow(clippy::unwrap_used, reason = "a bench may panic")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench may panic")]
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -70,7 +70,8 @@ fn base64(bytes: &[u8]) -> String {
 fn inputs() -> Vec<(&'static str, Bytes)> {
     let random = Random(0x9e37_79b9_7f4a_7c15).bytes(LEN);
     let blob = base64(&random);
-    let wrapped: Vec<u8> = blob.as_bytes().chunks(76).flat_map(|line| [line, b"\r\n"].concat()).take(LEN).collect();
+    let wrapped: Vec<u8> =
+        blob.as_bytes().chunks(76).flat_map(|line| [line, b"\r\n"].concat()).take(LEN).collect();
     vec![
         ("text", repeat(|r| r.words(14) + ".\n")),
         (
@@ -78,7 +79,15 @@ fn inputs() -> Vec<(&'static str, Bytes)> {
             repeat(|r| {
                 format!(
                     "{{\"id\":{},\"key\":\"{}\",\"user\":{{\"name\":\"{}\",\"email\":\"{}@example.com\",\"url\":\"https://example.com/{}/{}\"}},\"text\":\"{}\\n\",\"score\":{}.{}}},\n",
-                    r.below(1_000_000), r.words(1), r.words(2), r.words(1), r.words(1), r.below(9999), r.words(20), r.below(100), r.below(1000)
+                    r.below(1_000_000),
+                    r.words(1),
+                    r.words(2),
+                    r.words(1),
+                    r.words(1),
+                    r.below(9999),
+                    r.words(20),
+                    r.below(100),
+                    r.below(1000)
                 )
             }),
         ),
@@ -87,14 +96,30 @@ fn inputs() -> Vec<(&'static str, Bytes)> {
             repeat(|r| {
                 format!(
                     "<div class=\"item-{} row col-md-{}\"><a href=\"/path/{}?q={}%20{}&amp;p={}\">{}</a>\n  <p>{}</p></div>\n",
-                    r.below(99), r.below(12), r.words(1), r.words(1), r.words(1), r.below(99), r.words(4), r.words(18)
+                    r.below(99),
+                    r.below(12),
+                    r.words(1),
+                    r.words(1),
+                    r.words(1),
+                    r.below(99),
+                    r.words(4),
+                    r.words(18)
                 )
             }),
         ),
         ("random", random.into()),
         ("base64", blob.into_bytes().into()),
         ("wrapped", wrapped.into()),
-        ("form", repeat(|r| format!("field{}={}&", r.below(99), r.words(9).replace(' ', "%20").replace("the", "%7B%22the%22%3A%2F")))),
+        (
+            "form",
+            repeat(|r| {
+                format!(
+                    "field{}={}&",
+                    r.below(99),
+                    r.words(9).replace(' ', "%20").replace("the", "%7B%22the%22%3A%2F")
+                )
+            }),
+        ),
     ]
 }
 

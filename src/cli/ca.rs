@@ -143,7 +143,9 @@ fn existing(file: &Path) -> anyhow::Result<Authority> {
 
 fn write(to: Option<&Path>, bytes: &[u8]) -> anyhow::Result<()> {
     match to {
-        Some(path) => std::fs::write(path, bytes).with_context(|| format!("{} cannot be written", shown(path))),
+        Some(path) => {
+            std::fs::write(path, bytes).with_context(|| format!("{} cannot be written", shown(path)))
+        }
         None => {
             let mut stdout = std::io::stdout().lock();
             if stdout.is_terminal() && std::str::from_utf8(bytes).is_err() {

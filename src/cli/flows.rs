@@ -44,7 +44,8 @@ fn list(file: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
         out(&(text + "\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let flows: Vec<Value> = serde_json::from_str(&text).context("the daemon's answer is not what was expected")?;
+    let flows: Vec<Value> =
+        serde_json::from_str(&text).context("the daemon's answer is not what was expected")?;
     let mut table = String::new();
     let field = |flow: &Value, name: &str| match flow.get(name) {
         Some(Value::String(text)) => text.clone(),
@@ -52,7 +53,11 @@ fn list(file: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
         Some(other) => other.to_string(),
     };
     let columns = ["id", "client", "source", "door", "host", "age_seconds"];
-    writeln!(table, "{:<10} {:<12} {:<24} {:<12} {:<40} {}", "ID", "CLIENT", "SOURCE", "DOOR", "HOST", "SECONDS")?;
+    writeln!(
+        table,
+        "{:<10} {:<12} {:<24} {:<12} {:<40} {}",
+        "ID", "CLIENT", "SOURCE", "DOOR", "HOST", "SECONDS"
+    )?;
     for flow in &flows {
         let cells = columns.map(|name| field(flow, name));
         let [id, client, source, door, host, seconds] = cells;
@@ -64,17 +69,27 @@ fn list(file: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
 
 fn verify(file: &Path) -> anyhow::Result<ExitCode> {
     let config = Config::load(file, None)?;
-    let audit::Sink::File(path) = &config.audit.sink else { bail!("the records go to standard output, not to a file") };
+    let audit::Sink::File(path) = &config.audit.sink else {
+        bail!("the records go to standard output, not to a file")
+    };
     let report = audit::verify(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let mut text = String::new();
     for problem in &report.problems {
         writeln!(text, "{}:{}: {}", path.display(), problem.line, problem.what)?;
     }
-    writeln!(text, "{} records, {} to {}; last hash {}", report.records, report.first_seq, report.last_seq, report.last_hash)?;
+    writeln!(
+        text,
+        "{} records, {} to {}; last hash {}",
+        report.records, report.first_seq, report.last_seq, report.last_hash
+    )?;
     if report.torn {
         text.push_str("the last line is not complete: the daemon died while writing it, or is writing\n");
     }
-    let end = if report.is_whole() { "nothing is missing or changed\n".to_owned() } else { format!("{} problems\n", report.problem_count) };
+    let end = if report.is_whole() {
+        "nothing is missing or changed\n".to_owned()
+    } else {
+        format!("{} problems\n", report.problem_count)
+    };
     text.push_str(&end);
     out(&text)?;
     Ok(verdict(report.is_whole()))

@@ -9,9 +9,9 @@ use crate::steer::{self, Tables};
 use crate::telemetry::logs;
 use anyhow::Context;
 use clap::Subcommand;
-use tracing_subscriber::filter::LevelFilter;
 use std::path::Path;
 use std::process::ExitCode;
+use tracing_subscriber::filter::LevelFilter;
 
 #[derive(Subcommand)]
 pub(super) enum FenceVerb {
@@ -29,7 +29,12 @@ pub(super) enum FenceVerb {
     },
 }
 
-pub(super) fn run(file: &Path, mode: Option<Mode>, log_json: bool, log: LevelFilter) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    file: &Path,
+    mode: Option<Mode>,
+    log_json: bool,
+    log: LevelFilter,
+) -> anyhow::Result<ExitCode> {
     let config = Config::load(file, mode)?;
     // First of all, while there is one thread and no child: the secrets leave the environment.
     let names = policy::environment_names(&config.policies)?;

@@ -14,7 +14,12 @@ use std::process::ExitCode;
 use tracing_subscriber::filter::LevelFilter;
 
 #[derive(Parser)]
-#[command(name = "outgate", version, about = "The one way out for code that is not trusted", max_term_width = 110)]
+#[command(
+    name = "outgate",
+    version,
+    about = "The one way out for code that is not trusted",
+    max_term_width = 110
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

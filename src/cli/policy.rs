@@ -72,7 +72,8 @@ fn failed_cases(snapshot: &Arc<Snapshot>, folder: &Path) -> anyhow::Result<Vec<P
         .failures
         .iter()
         .map(|failure| {
-            let mut problem = Problem::with_file(&failure.file, format!("case {:?}: {}", failure.name, failure.message));
+            let mut problem =
+                Problem::with_file(&failure.file, format!("case {:?}: {}", failure.name, failure.message));
             problem.line = failure.line;
             problem.column = 1;
             problem.help("change the rule or the case; outgate explain METHOD URL shows who speaks")
@@ -98,7 +99,9 @@ pub(super) fn test(folder: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|f| serde_json::json!({ "file": f.file, "line": f.line, "name": f.name, "message": f.message }))
             .collect();
-        json(&serde_json::json!({ "passed": report.passed, "failed": failures.len(), "failures": failures }))?;
+        json(
+            &serde_json::json!({ "passed": report.passed, "failed": failures.len(), "failures": failures }),
+        )?;
         return Ok(verdict(good));
     }
     let mut text = String::new();
@@ -139,7 +142,11 @@ pub(super) fn explain(
     };
     let explanation = snapshot.explain(client, &request);
     let passes = explanation.finding.verdict.as_str() != "deny";
-    if as_json { json(&explanation)? } else { out(&format!("{explanation}\n"))? }
+    if as_json {
+        json(&explanation)?
+    } else {
+        out(&format!("{explanation}\n"))?
+    }
     Ok(verdict(passes))
 }
 
@@ -151,7 +158,8 @@ fn names(snapshot: &Snapshot) -> String {
 fn fields(texts: &[String]) -> anyhow::Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     for text in texts {
-        let (name, value) = text.split_once(':').with_context(|| format!("{text:?} is not \"name: value\""))?;
+        let (name, value) =
+            text.split_once(':').with_context(|| format!("{text:?} is not \"name: value\""))?;
         headers.append(HeaderName::try_from(name.trim())?, HeaderValue::try_from(value.trim())?);
     }
     Ok(headers)

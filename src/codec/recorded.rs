@@ -29,7 +29,11 @@ impl<IO> Recorded<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Recorded<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.head.is_empty() {
             return Pin::new(&mut self.io).poll_read(cx, buf);
         }

@@ -32,7 +32,11 @@ impl Limits {
         let mut limits = Self::default();
         for (key, value) in raw {
             let Some(target) = limits.target(key) else {
-                problems.push(source.at(value, format!("there is no limit {key:?}")).help("docs/limits.md has them all"));
+                problems.push(
+                    source
+                        .at(value, format!("there is no limit {key:?}"))
+                        .help("docs/limits.md has them all"),
+                );
                 continue;
             };
             if let Err(message) = set(target, value.as_ref()) {

@@ -96,12 +96,18 @@ impl Config {
         let dns = source.addresses(&raw.listen.dns, &mut problems);
         problems.extend(doors(source, mode, &transparent, &explicit, &dns));
         let limits = Limits::apply(source, &raw.limits, &mut problems);
-        let resolver = ResolverSettings { upstreams: upstreams(source, &raw, &mut problems), ..ResolverSettings::default() };
+        let resolver = ResolverSettings {
+            upstreams: upstreams(source, &raw, &mut problems),
+            ..ResolverSettings::default()
+        };
         let run_as = user(source, &raw, &mut problems);
         let http = raw.admin.http.as_ref().and_then(|text| source.address(text, &mut problems));
         if http.is_some_and(|address| !address.ip().is_loopback()) {
-            problems.push(source.problem("admin.http", "health and metrics are served on loopback only")
-                .help("use 127.0.0.1:PORT or [::1]:PORT"));
+            problems.push(
+                source
+                    .problem("admin.http", "health and metrics are served on loopback only")
+                    .help("use 127.0.0.1:PORT or [::1]:PORT"),
+            );
         }
         let steer = steering(source, &raw, &transparent, &explicit, &dns, &mut problems);
         if !problems.is_empty() {
@@ -129,7 +135,11 @@ impl Config {
                 Some(path) => Roots::File(at(Path::new(&path))),
             },
             resolver,
-            audit: audit::Settings::new(if audit_file == Path::new("-") { Sink::Stdout } else { Sink::File(at(audit_file)) }),
+            audit: audit::Settings::new(if audit_file == Path::new("-") {
+                Sink::Stdout
+            } else {
+                Sink::File(at(audit_file))
+            }),
             admin: admin::Settings {
                 socket: at(raw.admin.socket.as_deref().unwrap_or(Path::new("admin.sock"))),
                 http,
@@ -158,7 +168,8 @@ fn doors(
     }
     for address in explicit.iter().chain(dns).filter(|address| address.ip().is_unspecified()) {
         let message = format!("{address} would be open on every interface, the uplink included");
-        problems.push(source.problem("listen", message).help("name the address of the clients' own interface"));
+        problems
+            .push(source.problem("listen", message).help("name the address of the clients' own interface"));
     }
     problems
 }
@@ -176,7 +187,11 @@ fn user(source: &Source<'_>, raw: &Raw, problems: &mut Vec<Problem>) -> Option<R
         Some(name) => match nix::unistd::User::from_name(name.as_ref()) {
             Ok(Some(user)) => Some(RunAs { uid: user.uid.as_raw(), gid: user.gid.as_raw() }),
             Ok(None) | Err(_) => {
-                problems.push(source.at(name, "there is no such user on this system").help("create it, or leave `user` out"));
+                problems.push(
+                    source
+                        .at(name, "there is no such user on this system")
+                        .help("create it, or leave `user` out"),
+                );
                 None
             }
         },
@@ -221,7 +236,9 @@ fn steering(
         && let Err(error) = settings.validate()
     {
         problems.extend(error.0.into_iter().map(|message| {
-            source.problem("steer", message).help("set it under [steer], or manage = false where another program does")
+            source
+                .problem("steer", message)
+                .help("set it under [steer], or manage = false where another program does")
         }));
     }
     Some(settings)

@@ -129,7 +129,11 @@ impl<'a> Source<'a> {
         problem
     }
 
-    pub(super) fn addresses(&self, texts: &[Spanned<String>], problems: &mut Vec<Problem>) -> Vec<SocketAddr> {
+    pub(super) fn addresses(
+        &self,
+        texts: &[Spanned<String>],
+        problems: &mut Vec<Problem>,
+    ) -> Vec<SocketAddr> {
         texts.iter().filter_map(|text| self.address(text, problems)).collect()
     }
 
@@ -145,7 +149,11 @@ impl<'a> Source<'a> {
     }
 
     /// Resolvers' addresses, whose ports may be left out.
-    pub(super) fn servers(&self, value: &Spanned<toml::Value>, problems: &mut Vec<Problem>) -> Vec<SocketAddr> {
+    pub(super) fn servers(
+        &self,
+        value: &Spanned<toml::Value>,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<SocketAddr> {
         let texts = value.as_ref().as_array().map(Vec::as_slice).unwrap_or_default();
         let server = |text: &toml::Value| {
             let text = text.as_str()?;
@@ -153,7 +161,8 @@ impl<'a> Source<'a> {
         };
         let servers: Vec<_> = texts.iter().filter_map(server).collect();
         if servers.is_empty() || servers.len() < texts.len() {
-            let help = "write \"system\", or a list of addresses as [\"192.0.2.53\", \"[2001:db8::53]:5353\"]";
+            let help =
+                "write \"system\", or a list of addresses as [\"192.0.2.53\", \"[2001:db8::53]:5353\"]";
             problems.push(self.at(value, "not a list of resolvers").help(help));
         }
         servers

@@ -39,7 +39,8 @@ fn source(running: &Arc<Running>, config: &Arc<Config>, reloader: &Arc<Reloader>
         metrics: Box::new(move || measured(&metrics)),
         unready: Box::new(move || unready.readiness.missing()),
         stranger: Box::new(move |uid, pid| {
-            let words = format!("user {uid}, process {}", pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string()));
+            let words =
+                format!("user {uid}, process {}", pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string()));
             let detail = Some(Text::from(&words));
             stranger.gate.shared.log.note(&Event { event: "admin_stranger", detail, fields: &[] });
         }),

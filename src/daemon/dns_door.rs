@@ -18,7 +18,9 @@ impl Judge for PolicyJudge {
     fn judge(&self, source: ClientAddr, name: Option<&HostName>, qtype: u16) -> Judged {
         let gate = &self.gate;
         let snapshot = gate.shared.snapshot.load_full();
-        let Some(client) = snapshot.client(self.interface.as_deref(), source.0.ip().to_canonical()) else { return Judged::UnknownClient };
+        let Some(client) = snapshot.client(self.interface.as_deref(), source.0.ip().to_canonical()) else {
+            return Judged::UnknownClient;
+        };
         let number = gate.registry.client_number(&snapshot.client_name(client));
         let Some(name) = name else {
             let detail = "what was asked is no host name".to_owned();
@@ -51,7 +53,8 @@ impl Recorder for QuestionLog {
         let number = gate.registry.next_number();
         let snapshot = gate.shared.snapshot.load();
         let ip = decision.asked.source.0.ip().to_canonical();
-        let client = snapshot.client(self.interface.as_deref(), ip).map(|client| snapshot.client_name(client));
+        let client =
+            snapshot.client(self.interface.as_deref(), ip).map(|client| snapshot.client_name(client));
         let allowed = decision.outcome == Outcome::Allowed;
         let record = audit::Decision {
             id: FlowId { flow: number, exchange: 0 },
@@ -96,7 +99,13 @@ impl Recorder for QuestionLog {
 /// The reason class of a question that was not let through.
 fn reason(outcome: Outcome, policy: &str) -> &'static str {
     match outcome {
-        Outcome::Denied => if policy == Reason::RuleDenied.as_str() { Reason::RuleDenied } else { Reason::DnsDenied },
+        Outcome::Denied => {
+            if policy == Reason::RuleDenied.as_str() {
+                Reason::RuleDenied
+            } else {
+                Reason::DnsDenied
+            }
+        }
         Outcome::TypeClosed => Reason::DnsType,
         Outcome::Budget => Reason::DnsBudget,
         Outcome::UnknownClient => Reason::UnknownClient,

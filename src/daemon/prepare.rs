@@ -122,7 +122,8 @@ fn steer(config: &Config, snapshot: &Snapshot, executable: PathBuf) -> anyhow::R
 fn hand_over(config: &Config) -> anyhow::Result<()> {
     let Some(run_as) = config.run_as else { return Ok(()) };
     if let crate::audit::Sink::File(path) = &config.audit.sink {
-        let meta = std::fs::metadata(path).with_context(|| format!("{} cannot be looked at", path.display()))?;
+        let meta =
+            std::fs::metadata(path).with_context(|| format!("{} cannot be looked at", path.display()))?;
         if meta.is_file() {
             std::os::unix::fs::chown(path, Some(run_as.uid), Some(run_as.gid))
                 .with_context(|| format!("{} cannot be given to the daemon's user", path.display()))?;

@@ -60,7 +60,8 @@ impl Reloader {
         let shared = &self.running.gate.shared;
         let previous = shared.snapshot.load_full();
         // Commands that give secrets may take seconds; they must not hold up flows.
-        let loading = tokio::task::spawn_blocking(move || load_policy(&config, &environment, Some(&previous)));
+        let loading =
+            tokio::task::spawn_blocking(move || load_policy(&config, &environment, Some(&previous)));
         let snapshot = match loading.await {
             Ok(Ok(snapshot)) => snapshot,
             Ok(Err(error)) => return Err(format!("{error:#}")),
@@ -71,7 +72,10 @@ impl Reloader {
             return Ok(version);
         }
         if let (Some(steering), Some(settings)) = (&self.steering, steer_settings(&self.config, &snapshot)) {
-            steering.apply(settings).await.map_err(|error| format!("the tables could not follow it: {error}"))?;
+            steering
+                .apply(settings)
+                .await
+                .map_err(|error| format!("the tables could not follow it: {error}"))?;
         }
         shared.snapshot.store(snapshot);
         Ok(version)

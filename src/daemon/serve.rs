@@ -144,7 +144,9 @@ fn open_dns(running: &Arc<Running>, config: &Config, bound: Vec<BoundDns>) -> an
 fn watch_policies(config: &Arc<Config>, tasks: &Tasks, reloader: &Arc<Reloader>) {
     let mut watch = match Watch::new(&config.policies) {
         Ok(watch) => watch,
-        Err(error) => return tracing::warn!(%error, "the policy folder cannot be watched; reload with SIGHUP"),
+        Err(error) => {
+            return tracing::warn!(%error, "the policy folder cannot be watched; reload with SIGHUP");
+        }
     };
     let reloader = reloader.clone();
     let work = async move {

@@ -43,7 +43,9 @@ impl Watch {
         loop {
             let mut ready = self.inotify.readable().await?;
             match ready.get_inner().0.read_events() {
-                Ok(events) if events.iter().any(|event| event.name.as_ref().is_some_and(is_ours)) => return Ok(()),
+                Ok(events) if events.iter().any(|event| event.name.as_ref().is_some_and(is_ours)) => {
+                    return Ok(());
+                }
                 Ok(_) => {}
                 Err(nix::errno::Errno::EAGAIN) => ready.clear_ready(),
                 Err(error) => return Err(error.into()),

@@ -43,7 +43,12 @@ pub(super) fn entropy(bytes: &[u8]) -> f32 {
         }
     }
     let len = bytes.len() as f32;
-    counts.iter().filter(|&&count| count > 0).map(|&count| f32::from(count) / len).map(|share| -share * share.log2()).sum()
+    counts
+        .iter()
+        .filter(|&&count| count > 0)
+        .map(|&count| f32::from(count) / len)
+        .map(|share| -share * share.log2())
+        .sum()
 }
 
 #[cfg(test)]

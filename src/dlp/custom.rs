@@ -160,7 +160,10 @@ mod tests {
         assert!(matches!(compile("(?:a+)+b"), Err(CompileError::Unbounded { .. })));
         assert!(matches!(compile("x.*y"), Err(CompileError::Unbounded { .. })));
         assert!(matches!(compile("[a-z]{2000}"), Err(CompileError::TooLong { .. })));
-        assert!(matches!(compile("(?:[a-z]{0,30}[0-9a-z]{0,30}){0,16}x"), Err(CompileError::TooLarge { .. } | CompileError::TooLong { .. })));
+        assert!(matches!(
+            compile("(?:[a-z]{0,30}[0-9a-z]{0,30}){0,16}x"),
+            Err(CompileError::TooLarge { .. } | CompileError::TooLong { .. })
+        ));
         assert!(matches!(compile("a?"), Err(CompileError::Empty { .. })));
         assert!(matches!(compile("(a"), Err(CompileError::Regex { .. })));
     }

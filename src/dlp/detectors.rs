@@ -6,7 +6,9 @@ use super::engine::{Engine, Look};
 use super::filter::Filter;
 use super::pattern::{Edges, Pattern};
 use super::trie::Trie;
-use super::{CompileError, Custom, Encoding, Finding, Kind, KnownSecret, MIN_SECRET, Selection, custom, rules, window};
+use super::{
+    CompileError, Custom, Encoding, Finding, Kind, KnownSecret, MIN_SECRET, Selection, custom, rules, window,
+};
 use std::fmt;
 
 pub struct Detectors {
@@ -35,8 +37,14 @@ impl Detectors {
             });
         }
         let filter = Filter::build(&patterns);
-        let engine = Engine { trie: Trie::build(&patterns), patterns };
+        let engine = Engine { trie: Trie::build(&patterns), patterns, spared: Vec::new() };
         Ok(Self { engine, filter, customs: Customs::compile(custom)? })
+    }
+
+    /// Placeholders are worthless, but clients may demand that they look like tokens: these are no findings of `tokens`.
+    pub fn sparing(mut self, placeholders: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        self.engine.spared.extend(placeholders);
+        self
     }
 
     /// Looks at one whole short value: a request target, a header value, a trailer, a message. Allocates only for a finding.
@@ -50,8 +58,15 @@ impl Detectors {
     }
 
     /// Looks at several values, each on its own; says which one it was.
-    pub fn scan_each<'a>(&self, select: Selection, values: impl IntoIterator<Item = &'a [u8]>) -> Option<(usize, Finding)> {
-        values.into_iter().enumerate().find_map(|(i, value)| self.scan(select, value).map(|finding| (i, finding)))
+    pub fn scan_each<'a>(
+        &self,
+        select: Selection,
+        values: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Option<(usize, Finding)> {
+        values
+            .into_iter()
+            .enumerate()
+            .find_map(|(i, value)| self.scan(select, value).map(|finding| (i, finding)))
     }
 
     fn scan_custom(&self, select: Selection, bytes: &[u8]) -> Option<Finding> {
@@ -62,7 +77,13 @@ impl Detectors {
 }
 
 pub(super) fn custom_finding(found: custom::Match) -> Finding {
-    Finding { kind: Kind::Custom, rule: found.name, encoding: Encoding::Plain, offset: found.at, masked: "***".into() }
+    Finding {
+        kind: Kind::Custom,
+        rule: found.name,
+        encoding: Encoding::Plain,
+        offset: found.at,
+        masked: "***".into(),
+    }
 }
 
 impl fmt::Debug for Detectors {

@@ -10,6 +10,8 @@ use super::{Finding, Selection};
 pub(super) struct Engine {
     pub patterns: Vec<Pattern>,
     pub trie: Trie,
+    /// Placeholders: worthless values that may look like tokens.
+    pub spared: Vec<Vec<u8>>,
 }
 
 /// A match. Ordered by when it was decided, which is the order in which a byte-by-byte reader would see them.
@@ -83,11 +85,21 @@ impl Engine {
     }
 
     /// Runs one pattern behind its beginning; says whether it met what may be an escape.
-    fn run(&self, look: Look<'_>, index: u16, mut rest: Decoder<'_>, view: View, start: usize, outcome: &mut Outcome) -> bool {
-        let Some(pattern) = self.patterns.get(usize::from(index)).filter(|pattern| look.select.has(pattern.kind)) else {
+    fn run(
+        &self,
+        look: Look<'_>,
+        index: u16,
+        mut rest: Decoder<'_>,
+        view: View,
+        start: usize,
+        outcome: &mut Outcome,
+    ) -> bool {
+        let Some(pattern) =
+            self.patterns.get(usize::from(index)).filter(|pattern| look.select.has(pattern.kind))
+        else {
             return false;
         };
-        match pattern.run(&mut rest, view.before(look.buf, start)) {
+        match pattern.run(&mut rest, view.before(look.buf, start), &self.spared) {
             Verdict::No => {}
             Verdict::Open => outcome.open = outcome.open.min(start),
             Verdict::Match(decided) => outcome.hit(Hit { decided, start, pattern: index, view }),

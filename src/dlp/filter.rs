@@ -41,9 +41,12 @@ struct Slot {
 
 /// A gram at position `p` speaks for a start at `p - back` read as `view`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Entry {
-    pub view: View,
+struct Entry {
+    view: View,
     back: u8,
+    /// The needle's byte beside the gram, behind it or in front of it: spares most walks where the bytes are as they stand.
+    beside: u8,
+    behind: bool,
 }
 
 impl Filter {
@@ -61,9 +64,10 @@ impl Filter {
                 }
             }
             let at = best(needle, &grams);
-            for (at, window) in needle.windows(3).enumerate().skip(at).take(2) {
-                let list = grams.entry(gram(window).unwrap_or_default()).or_default();
-                let entry = Entry { view: *view, back: (lead + at) as u8 };
+            let Some([a, b, c, d]) = needle.get(at..).and_then(|rest| rest.first_chunk()) else { continue };
+            for (i, gram, beside) in [(0, [*a, *b, *c, 0], *d), (1, [*b, *c, *d, 0], *a)] {
+                let list = grams.entry(u32::from_le_bytes(gram)).or_default();
+                let entry = Entry { view: *view, back: (lead + at + i) as u8, beside, behind: i == 0 };
                 if !list.contains(&entry) {
                     list.push(entry);
                 }
@@ -86,11 +90,17 @@ impl Filter {
         let mut at = 0;
         while let Some(block) = buf.get(at..).and_then(|rest| rest.first_chunk::<18>()) {
             if self.any(block) {
-                self.exact(buf, at, at + 16, &mut found);
+                let mut places = self.places(block);
+                while places != 0 {
+                    self.exact(buf, at + 2 * places.trailing_zeros() as usize, &mut found);
+                    places &= places - 1;
+                }
             }
             at += 16;
         }
-        self.exact(buf, at, buf.len(), &mut found);
+        for place in (at..buf.len()).step_by(2) {
+            self.exact(buf, place, &mut found);
+        }
         self.broken(buf, found);
     }
 
@@ -111,17 +121,29 @@ impl Filter {
         self.table[usize::from(u16::from_le_bytes([a, b]))] & THIRD[usize::from(c)]
     }
 
-    /// Looks the even positions from `at` (even) to `end` up exactly.
-    fn exact(&self, buf: &[u8], at: usize, end: usize, found: &mut impl FnMut(View, usize)) {
-        for place in (at..end).step_by(2) {
-            let Some([a, b, c]) = buf.get(place..).and_then(|rest| rest.first_chunk()) else { return };
-            if self.bit(*a, *b, *c) == 0 {
-                continue;
-            }
-            for entry in self.entries(u32::from_le_bytes([*a, *b, *c, 0])).unwrap_or_default() {
-                if let Some(start) = place.checked_sub(usize::from(entry.back)) {
-                    found(entry.view, start);
-                }
+    /// Which of the eight they are. Without branches: they could not be predicted.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "constant places of an array; no check is left")]
+    fn places(&self, block: &[u8; 18]) -> u32 {
+        let mut places = 0;
+        for i in 0..8 {
+            places |= u32::from(self.bit(block[2 * i], block[2 * i + 1], block[2 * i + 2]) != 0) << i;
+        }
+        places
+    }
+
+    /// Looks one position up exactly.
+    fn exact(&self, buf: &[u8], place: usize, found: &mut impl FnMut(View, usize)) {
+        let Some([a, b, c]) = buf.get(place..).and_then(|rest| rest.first_chunk()) else { return };
+        if self.bit(*a, *b, *c) == 0 {
+            return;
+        }
+        for entry in self.entries(u32::from_le_bytes([*a, *b, *c, 0])).unwrap_or_default() {
+            let beside = if entry.behind { place + 3 } else { place.wrapping_sub(1) };
+            if let Some(start) = place.checked_sub(usize::from(entry.back))
+                && buf.get(beside) == Some(&entry.beside)
+            {
+                found(entry.view, start);
             }
         }
     }
@@ -188,7 +210,9 @@ impl Filter {
         let mut decoder = Decoder::new(View::Escaped, buf, at, true);
         let Step::Byte(byte) = decoder.step() else { return false };
         let width = decoder.at() - at;
-        width > 1 && (self.bytes.get(usize::from(byte)) == Some(&true) || (byte == b'\n' && wrapped(buf, at, at + width)))
+        width > 1
+            && (self.bytes.get(usize::from(byte)) == Some(&true)
+                || (byte == b'\n' && wrapped(buf, at, at + width)))
     }
 
     /// Forms grams across a line break at `at`, of plain characters only; escapes near it have their own turn.
@@ -204,7 +228,8 @@ impl Filter {
                 continue;
             }
             for entry in self.entries(u32::from_le_bytes([*a, *b, *c, 0])).unwrap_or_default() {
-                if let Some(first) = i.checked_sub(usize::from(entry.back)).filter(|first| near + first < end) {
+                if let Some(first) = i.checked_sub(usize::from(entry.back)).filter(|first| near + first < end)
+                {
                     found(entry.view, near + first);
                 }
             }
@@ -273,7 +298,10 @@ fn pattern_needles(pattern: &Pattern) -> Vec<(View, usize, Vec<u8>)> {
         if wide.first().is_none_or(|bytes| bytes.len() >= SHORTEST) {
             break;
         }
-        wide = wide.iter().flat_map(|bytes| atom.set.bytes().map(|byte| [bytes.as_slice(), &[byte]].concat())).collect();
+        wide = wide
+            .iter()
+            .flat_map(|bytes| atom.set.bytes().map(|byte| [bytes.as_slice(), &[byte]].concat()))
+            .collect();
     }
     let plain = needles(&literal);
     let mut all = Vec::new();
@@ -346,18 +374,26 @@ const THIRD: [u32; 256] = {
 fn best(needle: &[u8], grams: &BTreeMap<u32, Vec<Entry>>) -> usize {
     let cost = |at: usize| {
         let common: u32 = needle.iter().skip(at).take(SHORTEST).map(|&byte| commonness(byte)).sum();
-        let new = needle.windows(3).skip(at).take(2).filter_map(gram).filter(|gram| !grams.contains_key(gram)).count();
-        common + 6 * new as u32
+        let new = needle
+            .windows(3)
+            .skip(at)
+            .take(2)
+            .filter_map(gram)
+            .filter(|gram| !grams.contains_key(gram))
+            .count();
+        common + 3 * new as u32
     };
     (0..=needle.len().saturating_sub(SHORTEST)).min_by_key(|&at| cost(at)).unwrap_or(0)
 }
 
 fn commonness(byte: u8) -> u32 {
     match byte {
-        0 | b' ' | b'e' | b't' | b'a' | b'o' | b'i' | b'n' | b's' | b'r' => 6,
-        b'-' | b'"' | b'/' | b'.' | b'l' | b'c' | b'd' | b'p' | b'm' | b'u' | b'h' => 5,
-        b'0'..=b'9' | b'a'..=b'z' | b'_' | b':' | b'=' => 4,
-        b'A'..=b'Z' => 2,
-        _ => 3,
+        b' ' => 8,
+        b'e' | b't' | b'a' | b'o' | b'i' | b'n' | b's' | b'r' | b'h' | b'l' | b'd' | b'c' | b'u' | b'm' => 7,
+        0 | b'"' => 6,
+        b'p' | b'f' | b'g' | b'w' | b'y' | b'b' | b'v' => 5,
+        b'.' | b'-' | b'/' | b':' | b'=' | b'k' | b'j' | b'x' | b'q' | b'z' => 4,
+        b'0'..=b'9' | b'_' => 3,
+        _ => 2,
     }
 }

@@ -123,19 +123,26 @@ impl Gzip {
         if self.flags & HEAD_SUM != 0 { Part::HeadSum(0) } else { Part::Body }
     }
 
-    fn body<'a>(&mut self, mut input: &'a [u8], sink: &mut impl FnMut(&[u8]) -> bool) -> Result<&'a [u8], Stop> {
+    fn body<'a>(
+        &mut self,
+        mut input: &'a [u8],
+        sink: &mut impl FnMut(&[u8]) -> bool,
+    ) -> Result<&'a [u8], Stop> {
         loop {
             let (read, written) = (self.inflate.total_in(), self.inflate.total_out());
             let status = self
                 .inflate
                 .decompress(input, &mut self.out, FlushDecompress::None)
                 .map_err(|_| Stop::BadCoding)?;
-            let (read, made) = ((self.inflate.total_in() - read) as usize, (self.inflate.total_out() - written) as usize);
+            let (read, made) =
+                ((self.inflate.total_in() - read) as usize, (self.inflate.total_out() - written) as usize);
             input = input.get(read..).unwrap_or_default();
             let out = self.out.get(..made).unwrap_or_default();
             self.crc.update(out);
             self.written += made as u64;
-            if self.written > self.limits.free.max(self.limits.ratio.saturating_mul(self.read)) || self.written > self.limits.decoded {
+            if self.written > self.limits.free.max(self.limits.ratio.saturating_mul(self.read))
+                || self.written > self.limits.decoded
+            {
                 return Err(Stop::Bomb);
             }
             if made > 0 && !sink(out) {
@@ -198,7 +205,12 @@ mod tests {
         let input = [gzip(full, b"first "), gzip(flate2::GzBuilder::new(), b"second")].concat();
         for piece in [1, 7, 1000] {
             let text = String::from_utf8_lossy(&read(&input, piece).unwrap()).into_owned();
-            assert!(text.contains("a name") && text.contains("words") && text.contains("first ") && text.ends_with("second"));
+            assert!(
+                text.contains("a name")
+                    && text.contains("words")
+                    && text.contains("first ")
+                    && text.ends_with("second")
+            );
         }
         assert_eq!(read(b"", 1), Ok(Vec::new()));
     }

@@ -7,11 +7,12 @@
 //! - `stream` holds back what may still become a finding and hands out the rest, without copying it; `gzip` decodes for it.
 //! - `scanner` reads a message in pieces and keeps what is undecided; short whole values go past it.
 //! - `window` looks at one contiguous piece of a message and says what is found and where a finding may still begin.
-//! - `filter` is the only code that touches every byte: a sampled three-byte filter over all needles in all encodings.
+//! - `filter` is the only code that touches every byte: a sampled three-byte filter over the beginnings of all patterns in all encodings.
 //! - `engine` walks a candidate exactly: `view` decodes on the fly, `trie` knows the literal beginnings, `pattern` the rest.
 //! - `custom` runs user-defined patterns as one automaton beside it; `rules` reads the shipped ones from `tokens.toml`.
 //!
-//! Understood: raw, percent and JSON/`\x` escapes of any part, base64 (both alphabets, any alignment, padded or not, wrapped),
+//! Understood: raw, percent and JSON/`\x` escapes of any part, base64 (both alphabets, any alignment, padded or not, wrapped at 17 columns
+//! and more),
 //! hex, UTF-16, each of the last three also inside escapes; gzip around all of it.
 //! Not understood, by choice: encrypted, reversed or otherwise scrambled values, a value split over messages, base64 of base64,
 //! escapes inside base64, hex of mixed case within one value's first bytes, DER keys, JSON Web Tokens (ordinary traffic carries them).
@@ -26,11 +27,11 @@ mod pattern;
 mod rules;
 mod scanner;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod trie;
 mod view;
 mod window;
-#[cfg(test)]
-mod tests;
 
 pub use detectors::Detectors;
 pub use stream::{Coding, Limits, Stop, Stream};
@@ -162,11 +163,15 @@ pub struct Finding {
 /// Why detectors cannot be compiled. Names the entry, never a value.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CompileError {
-    #[error("secret \"{name}\" is shorter than {MIN_SECRET} bytes and would be found in ordinary text; use a longer one")]
+    #[error(
+        "secret \"{name}\" is shorter than {MIN_SECRET} bytes and would be found in ordinary text; use a longer one"
+    )]
     ShortSecret { name: Arc<str> },
     #[error("pattern \"{name}\" is not a regular expression that can be used: {reason}")]
     Regex { name: Arc<str>, reason: String },
-    #[error("pattern \"{name}\" has no longest match; replace `*`, `+` and `{{n,}}` by a bounded count such as `{{1,64}}`")]
+    #[error(
+        "pattern \"{name}\" has no longest match; replace `*`, `+` and `{{n,}}` by a bounded count such as `{{1,64}}`"
+    )]
     Unbounded { name: Arc<str> },
     #[error("pattern \"{name}\" may match {len} bytes; at most {max} are allowed")]
     TooLong { name: Arc<str>, len: usize, max: usize },

@@ -3,7 +3,7 @@
 //! Compiled by `rules` and `detectors`; run by `engine` once the literal beginning was seen.
 
 use super::check::{Check, entropy};
-use super::view::{Decoder, Step};
+use super::view::{Decoder, Step, sextet};
 use super::{Kind, trie};
 use crate::base::SecretBytes;
 use regex_syntax::hir::{Class, Hir, HirKind};
@@ -37,6 +37,8 @@ pub(super) enum Edges {
     End,
     /// And no letter, digit, `-` or `_` may stand before it.
     Word,
+    /// And no `+` or `/` on either side: for what may stand in base64 by chance.
+    Apart,
     /// A digit must stand before it, and `End`.
     Number,
 }
@@ -60,10 +62,14 @@ pub(super) enum Verdict {
 
 impl Pattern {
     /// Runs behind the part of the literal that the trie has walked. `before` is the decoded byte in front of the match.
-    pub fn run(&self, decoder: &mut Decoder<'_>, before: Option<u8>) -> Verdict {
+    /// What `spared` begins with is no match.
+    pub fn run(&self, decoder: &mut Decoder<'_>, before: Option<u8>, spared: &[Vec<u8>]) -> Verdict {
         let front = match self.edges {
             Edges::Free | Edges::End => true,
-            Edges::Word => !before.is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'),
+            Edges::Word => {
+                !before.is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            }
+            Edges::Apart => before.is_none_or(|byte| sextet(byte).is_none()),
             Edges::Number => before.is_some_and(|byte| byte.is_ascii_digit()),
         };
         if !front && self.check.is_none() {
@@ -79,7 +85,8 @@ impl Pattern {
         let mut variable = Variable::default();
         let mut ahead = None;
         for (i, atom) in self.atoms.iter().enumerate() {
-            let enough = if self.edges == Edges::Free && i + 1 == self.atoms.len() { atom.min } else { atom.max };
+            let enough =
+                if self.edges == Edges::Free && i + 1 == self.atoms.len() { atom.min } else { atom.max };
             let mut count = 0;
             while count < enough {
                 match ahead.take().unwrap_or_else(|| decoder.step()) {
@@ -96,7 +103,21 @@ impl Pattern {
                 }
             }
         }
+        if self.kind == Kind::Tokens && spared.iter().any(|value| self.begins(value, variable.bytes())) {
+            return Verdict::No;
+        }
         self.judge(decoder, ahead, front, variable.bytes())
+    }
+
+    /// Whether a byte behind the match says that it is part of something longer.
+    fn goes_on(&self, byte: u8) -> bool {
+        byte.is_ascii_alphanumeric()
+            || self.atoms.last().is_some_and(|last| last.set.has(byte))
+            || (self.edges == Edges::Apart && matches!(byte, b'+' | b'/'))
+    }
+
+    fn begins(&self, value: &[u8], variable: &[u8]) -> bool {
+        value.strip_prefix(self.literal.expose()).is_some_and(|rest| rest.starts_with(variable))
     }
 
     /// The shape is there: is it one of its kind, and does it stand alone?
@@ -113,9 +134,7 @@ impl Pattern {
         }
         match ahead.unwrap_or_else(|| decoder.step()) {
             Step::More => Verdict::Open,
-            Step::Byte(byte) if byte.is_ascii_alphanumeric() || self.atoms.last().is_some_and(|last| last.set.has(byte)) => {
-                Verdict::No
-            }
+            Step::Byte(byte) if self.goes_on(byte) => Verdict::No,
             Step::Byte(_) | Step::Over => Verdict::Match(decoder.at()),
         }
     }
@@ -234,7 +253,15 @@ mod tests {
 
     #[test]
     fn a_shape_that_cannot_be_walked_forward_is_refused() {
-        for bad in ["[a-z]+", "[a-z]{2,}", "[a-z]{1,3}b", "(?:ab|cd)", "[a-z]{300}", "(?:[a-z]{2}x){3}", "[a-z]{0,2}[0-9]{0,2}a"] {
+        for bad in [
+            "[a-z]+",
+            "[a-z]{2,}",
+            "[a-z]{1,3}b",
+            "(?:ab|cd)",
+            "[a-z]{300}",
+            "(?:[a-z]{2}x){3}",
+            "[a-z]{0,2}[0-9]{0,2}a",
+        ] {
             assert!(atoms(bad).is_err(), "{bad}");
         }
         for good in ["[a-z]{36}", "[0-9]{2,4}-[a-z]{3}", "x[a-f0-9]{2}T3", "[a-z]{1,3}[0-9]"] {

@@ -84,7 +84,10 @@ impl Scanner {
         while let Some(rest) = block.get((state.at() - begin) as usize..)
             && let Some(found_one) = customs.read(state, rest)
         {
-            if !found.iter().any(|timed| timed.finding.kind == Kind::Custom && timed.finding.rule == found_one.name) {
+            if !found
+                .iter()
+                .any(|timed| timed.finding.kind == Kind::Custom && timed.finding.rule == found_one.name)
+            {
                 found.push(Timed { decided: state.at(), finding: custom_finding(found_one) });
             }
         }

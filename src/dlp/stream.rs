@@ -57,7 +57,7 @@ pub enum Stop {
 /// A held suffix that is shorter may be released when the stream is quiet.
 const QUIET: u64 = 8;
 /// Compressed bytes are released in such steps.
-const STEP: usize = 256;
+const STEP: usize = 1024;
 
 impl Stream {
     pub fn new(detectors: &Arc<Detectors>, select: Selection, coding: Coding, limits: Limits) -> Self {
@@ -218,7 +218,8 @@ impl Queue {
     fn pop(&mut self) -> Option<Bytes> {
         let free = self.released - self.popped;
         let front = self.chunks.front_mut().filter(|_| free > 0)?;
-        let chunk = if front.len() as u64 <= free { self.chunks.pop_front()? } else { front.split_to(free as usize) };
+        let chunk =
+            if front.len() as u64 <= free { self.chunks.pop_front()? } else { front.split_to(free as usize) };
         self.popped += chunk.len() as u64;
         Some(chunk)
     }

@@ -2,7 +2,12 @@
 
 use super::*;
 
-fn push_all(select: Selection, coding: Coding, body: &[u8], mut cut: impl FnMut() -> usize) -> (Result<(), Stop>, Vec<u8>) {
+fn push_all(
+    select: Selection,
+    coding: Coding,
+    body: &[u8],
+    mut cut: impl FnMut() -> usize,
+) -> (Result<(), Stop>, Vec<u8>) {
     let mut stream = Stream::new(detectors(), select, coding, Limits::default());
     let body = Bytes::copy_from_slice(body);
     let (mut out, mut at) = (Vec::new(), 0);
@@ -43,18 +48,31 @@ fn unzip_prefix(bytes: &[u8]) -> Vec<u8> {
 fn body(random: &mut Random) -> Vec<u8> {
     let mut body = Vec::new();
     for _ in 0..random.below(12) {
-        let value = [token(), key_id(), secret(), "PROJ-123456".into(), format!("-----BEGIN {}-----\nabc", "PRIVATE KEY")][random.below(5)].clone();
+        let value = [
+            token(),
+            key_id(),
+            secret(),
+            "PROJ-123456".into(),
+            format!("-----BEGIN {}-----\nabc", "PRIVATE KEY"),
+        ][random.below(5)]
+        .clone();
         let cut = if random.below(6) == 0 { value.len() } else { random.below(value.len()) };
         let part = match random.below(7) {
             0 => BASE64_STANDARD.encode(&value),
             1 => hex(value.as_bytes()),
             2 => percent(value.as_bytes(), |i| i % 3 == 0),
-            3 => wrap(&BASE64_STANDARD.encode(format!("{}{value}", "lorem ipsum dolor sit amet".repeat(2))), 20, "\r\n"),
+            3 => wrap(
+                &BASE64_STANDARD.encode(format!("{}{value}", "lorem ipsum dolor sit amet".repeat(2))),
+                20,
+                "\r\n",
+            ),
             4 => value.encode_utf16().flat_map(u16::to_le_bytes).map(char::from).collect(),
             _ => value,
         };
         body.extend(part.bytes().take(cut.max(1) * part.len() / 40 + 1));
-        body.extend_from_slice([&b" "[..], b"", b"\n", b"%2", b"\\u00", b"words and words", b"ghp_"][random.below(7)]);
+        body.extend_from_slice(
+            [&b" "[..], b"", b"\n", b"%2", b"\\u00", b"words and words", b"ghp_"][random.below(7)],
+        );
     }
     body
 }
@@ -78,7 +96,10 @@ fn dl_23_dl_24_findings_do_not_depend_on_where_chunks_end() {
             assert!(body.starts_with(&out));
             if let (Err(Stop::Finding(finding)), true) = (&cut, most == 1) {
                 let begins = finding.offset as usize;
-                assert!(finding.kind == Kind::Custom || out.len() <= begins, "bytes of a finding were let go");
+                assert!(
+                    finding.kind == Kind::Custom || out.len() <= begins,
+                    "bytes of a finding were let go"
+                );
             }
         }
     }
@@ -89,7 +110,12 @@ fn dl_23_dl_24_findings_do_not_depend_on_where_chunks_end() {
 fn not_one_byte_of_a_known_value_leaves_before_it_is_found() {
     let pem = format!("-----BEGIN {}-----\n{}", "PRIVATE KEY", BASE64_STANDARD.encode(Random(9).bytes(600)));
     for value in [token(), key_id(), secret(), pem, "PROJ-654321".to_string()] {
-        for coded in [value.clone(), BASE64_STANDARD.encode(&value), hex(value.as_bytes()), percent(value.as_bytes(), |i| i % 2 == 0)] {
+        for coded in [
+            value.clone(),
+            BASE64_STANDARD.encode(&value),
+            hex(value.as_bytes()),
+            percent(value.as_bytes(), |i| i % 2 == 0),
+        ] {
             if coded != value && value.starts_with("PROJ") {
                 continue;
             }
@@ -105,7 +131,8 @@ fn not_one_byte_of_a_known_value_leaves_before_it_is_found() {
 #[test]
 fn clean_traffic_is_hardly_held_and_after_the_end_nothing_is() {
     let mut random = Random(77);
-    let texts = [b"{\"message\": \"hello there, how are you\", \"n\": 12}\n".repeat(2000), random.bytes(100_000)];
+    let texts =
+        [b"{\"message\": \"hello there, how are you\", \"n\": 12}\n".repeat(2000), random.bytes(100_000)];
     for text in texts {
         let mut stream = Stream::new(detectors(), Selection::all(), Coding::Identity, Limits::default());
         let (mut most, mut sum, mut n) = (0, 0, 0);
@@ -167,7 +194,11 @@ fn dl_12_gzip_is_scanned_and_its_compressed_bytes_held() {
         let (outcome, out) = push_all(Selection::all(), Coding::Gzip, &clean, || 333);
         assert_eq!((outcome, out), (Ok(()), clean));
     }
-    let named = flate2::GzBuilder::new().filename(token()).write(Vec::new(), flate2::Compression::fast()).finish().unwrap();
+    let named = flate2::GzBuilder::new()
+        .filename(token())
+        .write(Vec::new(), flate2::Compression::fast())
+        .finish()
+        .unwrap();
     assert!(matches!(push_all(Selection::all(), Coding::Gzip, &named, || 5).0, Err(Stop::Finding(_))));
     assert_eq!(push_all(Selection::all(), Coding::Gzip, b"no gzip at all", || 5).0, Err(Stop::BadCoding));
     assert_eq!(push_all(Selection::all(), Coding::Gzip, &gzip(b"cut")[..12], || 5).0, Err(Stop::BadCoding));
@@ -212,7 +243,12 @@ fn dl_44_bodies_built_against_every_pattern_cost_linear_time() {
     for pattern in rules::shipped().unwrap() {
         let mut value = make(&pattern, &mut random, true);
         value.truncate(value.len() - 1);
-        for unit in [pattern.literal.expose().to_vec(), value.clone(), BASE64_STANDARD.encode(&value).into_bytes(), hex(&value).into_bytes()] {
+        for unit in [
+            pattern.literal.expose().to_vec(),
+            value.clone(),
+            BASE64_STANDARD.encode(&value).into_bytes(),
+            hex(&value).into_bytes(),
+        ] {
             let body: Vec<u8> = unit.iter().copied().cycle().take(32 << 10).collect();
             let begun = std::time::Instant::now();
             let _ = detectors().scan(Selection::all(), &body);
@@ -225,7 +261,8 @@ fn dl_44_bodies_built_against_every_pattern_cost_linear_time() {
 
 #[test]
 fn dl_49_a_recording_stream_lets_everything_go_and_keeps_the_first_of_each_rule() {
-    let mut stream = Stream::new(detectors(), Selection::all(), Coding::Identity, Limits::default()).recording();
+    let mut stream =
+        Stream::new(detectors(), Selection::all(), Coding::Identity, Limits::default()).recording();
     let body = format!("{} {} and {} PROJ-111111 ", token(), token(), secret());
     let mut out = 0;
     for byte in body.bytes() {

@@ -86,7 +86,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn percent(bytes: &[u8], some: impl Fn(usize) -> bool) -> String {
-    let escape = |(i, byte): (usize, &u8)| if some(i) { format!("%{byte:02X}") } else { (*byte as char).to_string() };
+    let escape =
+        |(i, byte): (usize, &u8)| if some(i) { format!("%{byte:02X}") } else { (*byte as char).to_string() };
     bytes.iter().enumerate().map(escape).collect()
 }
 
@@ -108,7 +109,11 @@ mod patterns {
             ("plain", plain.clone()),
             ("base64", standard.clone().into_bytes()),
             ("base64url", BASE64_URL_SAFE_NO_PAD.encode(&inside).into_bytes()),
-            ("wrapped", wrap(&BASE64_STANDARD.encode([random.bytes(90 + shift), plain.clone()].concat()), 76, "\r\n").into_bytes()),
+            (
+                "wrapped",
+                wrap(&BASE64_STANDARD.encode([random.bytes(90 + shift), plain.clone()].concat()), 76, "\r\n")
+                    .into_bytes(),
+            ),
             ("escaped base64", percent(standard.as_bytes(), |i| i % 3 == 1).into_bytes()),
             ("hex", hex(&plain).into_bytes()),
             ("HEX", hex(&plain).to_uppercase().into_bytes()),
@@ -128,7 +133,8 @@ mod patterns {
                 let value = make(&pattern, &mut random, longest);
                 for (form, text) in forms(&value, pattern.edges, &mut random) {
                     let finding = detectors().scan(Selection::none().with(pattern.kind), &text);
-                    let finding = finding.unwrap_or_else(|| panic!("{} as {form}, longest {longest}", pattern.rule));
+                    let finding =
+                        finding.unwrap_or_else(|| panic!("{} as {form}, longest {longest}", pattern.rule));
                     assert!(!finding.masked.contains(&String::from_utf8_lossy(&value)[..]));
                 }
             }
@@ -158,9 +164,16 @@ mod patterns {
     #[test]
     fn a_private_key_is_found_from_its_header_and_first_bytes_also_in_json_and_base64() {
         for label in ["", "RSA ", "EC ", "OPENSSH ", "ENCRYPTED "] {
-            let pem = format!("-----BEGIN {label}{}-----\n{}", "PRIVATE KEY", BASE64_STANDARD.encode(Random(3).bytes(30)));
+            let pem = format!(
+                "-----BEGIN {label}{}-----\n{}",
+                "PRIVATE KEY",
+                BASE64_STANDARD.encode(Random(3).bytes(30))
+            );
             assert_eq!(rule(&pem).as_deref(), Some("private-key"));
-            assert_eq!(rule(format!("{{\"key\":\"{}\"}}", pem.replace('\n', "\\n"))).as_deref(), Some("private-key"));
+            assert_eq!(
+                rule(format!("{{\"key\":\"{}\"}}", pem.replace('\n', "\\n"))).as_deref(),
+                Some("private-key")
+            );
             assert_eq!(rule(BASE64_STANDARD.encode(&pem)).as_deref(), Some("private-key"));
         }
         let legacy = format!("-----BEGIN RSA {}-----\r\nProc-Type: 4,ENCRYPTED", "PRIVATE KEY");
@@ -174,7 +187,12 @@ mod cases {
     #[test]
     fn dl_01_in_a_query_value_a_query_key_and_a_path_segment() {
         let key = key_id();
-        for target in [format!("/a?q={key}&b=1"), format!("/a?{key}=1"), format!("/a/{key}/b"), format!("/a?q=%22{key}%22")] {
+        for target in [
+            format!("/a?q={key}&b=1"),
+            format!("/a?{key}=1"),
+            format!("/a/{key}/b"),
+            format!("/a?q=%22{key}%22"),
+        ] {
             assert_eq!(rule(&target).as_deref(), Some("aws-access-key-id"), "{target}");
         }
     }
@@ -196,17 +214,39 @@ mod cases {
     #[test]
     fn dl_06_dl_08_in_json_and_forms() {
         assert_eq!(rule(format!("{{\"a\":[1,{{\"b\":\"{}\"}}]}}", token())).as_deref(), Some("github-token"));
-        assert_eq!(rule(format!("{{\"a\":\"{{\\\"b\\\":\\\"{}\\\"}}\"}}", key_id())).as_deref(), Some("aws-access-key-id"));
-        assert_eq!(rule(format!("x=1&y={}", percent(secret().as_bytes(), |i| !secret().as_bytes()[i].is_ascii_alphanumeric()))).as_deref(), Some("db"));
-        assert_eq!(rule(format!("x=1&y={}", percent(token().as_bytes(), |i| i == 3))).as_deref(), Some("github-token"));
+        assert_eq!(
+            rule(format!("{{\"a\":\"{{\\\"b\\\":\\\"{}\\\"}}\"}}", key_id())).as_deref(),
+            Some("aws-access-key-id")
+        );
+        assert_eq!(
+            rule(format!(
+                "x=1&y={}",
+                percent(secret().as_bytes(), |i| !secret().as_bytes()[i].is_ascii_alphanumeric())
+            ))
+            .as_deref(),
+            Some("db")
+        );
+        assert_eq!(
+            rule(format!("x=1&y={}", percent(token().as_bytes(), |i| i == 3))).as_deref(),
+            Some("github-token")
+        );
     }
 
     #[test]
     fn dl_16_base64_of_a_known_secret_alone_and_inside_text_at_three_offsets() {
         for lead in ["", "a", "ab", "abc"] {
             let inside = format!("{lead}{}tail", secret());
-            for coded in [BASE64_STANDARD.encode(&inside), BASE64_STANDARD_NO_PAD.encode(&inside), BASE64_URL_SAFE_NO_PAD.encode(&inside)] {
-                for text in [coded.clone(), format!("see {coded}, thanks"), wrap(&coded, 20, "\n"), percent(coded.as_bytes(), |i| i % 2 == 0)] {
+            for coded in [
+                BASE64_STANDARD.encode(&inside),
+                BASE64_STANDARD_NO_PAD.encode(&inside),
+                BASE64_URL_SAFE_NO_PAD.encode(&inside),
+            ] {
+                for text in [
+                    coded.clone(),
+                    format!("see {coded}, thanks"),
+                    wrap(&coded, 20, "\n"),
+                    percent(coded.as_bytes(), |i| i % 2 == 0),
+                ] {
                     assert_eq!(rule(&text).as_deref(), Some("db"), "{text}");
                 }
             }
@@ -217,9 +257,11 @@ mod cases {
     fn dl_18_dl_21_hex_and_utf_16_of_a_known_secret() {
         assert_eq!(rule(hex(secret().as_bytes())).as_deref(), Some("db"));
         assert_eq!(rule(hex(secret().as_bytes()).to_uppercase()).as_deref(), Some("db"));
-        let wide: Vec<u8> = format!("\u{feff}x {}", secret()).encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let wide: Vec<u8> =
+            format!("\u{feff}x {}", secret()).encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert_eq!(rule(wide).as_deref(), Some("db"));
-        let wide: Vec<u8> = format!("\u{feff}x {}", secret()).encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let wide: Vec<u8> =
+            format!("\u{feff}x {}", secret()).encode_utf16().flat_map(u16::to_be_bytes).collect();
         assert_eq!(rule(wide).as_deref(), Some("db"));
     }
 
@@ -233,7 +275,12 @@ mod cases {
                 BASE64_STANDARD.encode(random.bytes(64))
             );
             text += &format!("checksum = \"{}\"\n", hex(&random.bytes(32)));
-            text += &format!("example.com/m{i} v0.0.0-2020{:08}-{} h1:{}\n", i, hex(&random.bytes(6)), BASE64_STANDARD.encode(random.bytes(32)));
+            text += &format!(
+                "example.com/m{i} v0.0.0-2020{:08}-{} h1:{}\n",
+                i,
+                hex(&random.bytes(6)),
+                BASE64_STANDARD.encode(random.bytes(32))
+            );
             text += &format!("    {{file = \"p-{i}.whl\", hash = \"sha256:{}\"}},\n", hex(&random.bytes(32)));
         }
         assert_eq!(rule(text), None);
@@ -265,9 +312,19 @@ mod cases {
     }
 
     #[test]
+    fn a_placeholder_shaped_like_a_token_is_no_finding() {
+        let spared = Detectors::compile(&[], &[]).unwrap().sparing([token().into_bytes()]);
+        assert!(spared.scan(Selection::all(), format!("Bearer {}", token()).as_bytes()).is_none());
+        assert!(spared.scan(Selection::all(), format!("Bearer {}", key_id()).as_bytes()).is_some());
+    }
+
+    #[test]
     fn a_short_secret_is_refused_and_nothing_secret_is_in_words() {
         let short = KnownSecret { name: "pin".into(), value: SecretBytes::new(b"1234567".to_vec()) };
-        assert_eq!(Detectors::compile(&[short], &[]).err(), Some(CompileError::ShortSecret { name: "pin".into() }));
+        assert_eq!(
+            Detectors::compile(&[short], &[]).err(),
+            Some(CompileError::ShortSecret { name: "pin".into() })
+        );
         let finding = detectors().scan(Selection::all(), secret().as_bytes()).unwrap();
         assert!(!format!("{finding:?} {:?}", detectors()).contains("hunter"));
     }

@@ -55,7 +55,9 @@ impl Trie {
     }
 
     fn possible(&self, byte: u8) -> u8 {
-        let begins = |wanted: &dyn Fn(u8) -> bool| (0..=u8::MAX).any(|first| wanted(first) && self.child(Self::ROOT, first).is_some());
+        let begins = |wanted: &dyn Fn(u8) -> bool| {
+            (0..=u8::MAX).any(|first| wanted(first) && self.child(Self::ROOT, first).is_some())
+        };
         let escape = matches!(byte, b'%' | b'\\');
         (0..).zip(View::ALL).fold(0, |views, (i, view)| {
             let possible = match view {
@@ -66,7 +68,9 @@ impl Trie {
                 View::Base64(shift) => {
                     // What the character holds of the first byte: its low bits are the byte's high ones.
                     let bits = 6 - 2 * u32::from(shift);
-                    let held = |first: u8, value: u8| u32::from(first) >> (8 - bits) == u32::from(value) & ((1 << bits) - 1);
+                    let held = |first: u8, value: u8| {
+                        u32::from(first) >> (8 - bits) == u32::from(value) & ((1 << bits) - 1)
+                    };
                     escape || sextet(byte).is_some_and(|value| begins(&|first| held(first, value)))
                 }
             };

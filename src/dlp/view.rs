@@ -219,7 +219,9 @@ impl<'a> Decoder<'a> {
     }
 
     fn utf16(&mut self, big: bool) -> Step {
-        let (Some(&first), second) = (self.buf.get(self.at), self.buf.get(self.at + 1)) else { return self.dry() };
+        let (Some(&first), second) = (self.buf.get(self.at), self.buf.get(self.at + 1)) else {
+            return self.dry();
+        };
         if big && first != 0 {
             return Step::Over;
         }

@@ -6,7 +6,13 @@ use super::filter::{ESCAPE, Filter, NEEDLE};
 use super::view::{Decoder, Step, View};
 
 /// Starts before `from` are settled; hits decided within `known` bytes were reported.
-pub(super) fn examine(engine: &Engine, filter: &Filter, look: Look<'_>, from: usize, known: usize) -> Outcome {
+pub(super) fn examine(
+    engine: &Engine,
+    filter: &Filter,
+    look: Look<'_>,
+    from: usize,
+    known: usize,
+) -> Outcome {
     let mut outcome = Outcome::new(look.buf.len(), known);
     filter.candidates(look.buf, |view, start| {
         if start >= from {

@@ -61,7 +61,10 @@ fn reconcile(head: &RequestHead, connection: &Connection) -> Result<(Host, Optio
     if let Some(scheme) = absolute_scheme(&head.target)
         && !scheme.eq_ignore_ascii_case(connection.scheme.as_str())
     {
-        return Err(bad(format!("the target's scheme is {scheme} on a {} connection", connection.scheme.as_str())));
+        return Err(bad(format!(
+            "the target's scheme is {scheme} on a {} connection",
+            connection.scheme.as_str()
+        )));
     }
     // The ordinary case costs no parsing: the field repeats the connection's own name.
     if let (None, Some(text), Some(Host::Name(bound))) = (&uri, stated, &connection.host)
@@ -237,9 +240,11 @@ fn host_fields(headers: &HeaderMap) -> Result<Option<&str>, No> {
 fn parse(text: &str) -> Result<Authority, No> {
     Authority::parse(text).map_err(|error| match error {
         // Some resolvers take such a name for an address, so it is refused as one.
-        AuthorityError::Host(HostNameError::Numeric) => {
-            (Reason::AddrBlocked, StatusCode::FORBIDDEN, "a host that some resolvers read as an address".to_owned())
-        }
+        AuthorityError::Host(HostNameError::Numeric) => (
+            Reason::AddrBlocked,
+            StatusCode::FORBIDDEN,
+            "a host that some resolvers read as an address".to_owned(),
+        ),
         error => bad(format!("the authority is not valid: {error}")),
     })
 }
@@ -255,7 +260,10 @@ struct AbsoluteForm {
 }
 
 fn absolute_scheme(target: &str) -> Option<&str> {
-    target.split_once("://").map(|(scheme, _)| scheme).filter(|scheme| scheme.bytes().all(|b| b.is_ascii_alphanumeric()))
+    target
+        .split_once("://")
+        .map(|(scheme, _)| scheme)
+        .filter(|scheme| scheme.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
 /// `scheme://authority/path?query`; `None` for the origin form and `*`.
@@ -263,7 +271,9 @@ fn absolute(target: &str) -> Result<Option<AbsoluteForm>, No> {
     if target.starts_with('/') || target == "*" {
         return Ok(None);
     }
-    let Some(scheme) = absolute_scheme(target) else { return Err(bad("the request target has no valid form".into())) };
+    let Some(scheme) = absolute_scheme(target) else {
+        return Err(bad("the request target has no valid form".into()));
+    };
     let rest = target.get(scheme.len() + 3..).unwrap_or_default();
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);

@@ -1,10 +1,10 @@
 //! Third step: one name for the connection, and the policy asked once. What comes out says what is done, and holds the
 //! right to do it.
 
+use super::Gate;
 use super::claim::Connection;
 use super::registry::Ticket;
 use super::sniff::{FirstBytes, Sniffed};
-use super::Gate;
 use crate::base::{Host, OriginalDst, Scheme};
 use crate::pipeline::{self, Facts, Flow};
 use crate::policy::{ConnectVerdict, MintRight, Reason, Refusal, TunnelPermit};
@@ -76,7 +76,9 @@ pub(super) async fn connection(gate: &Arc<Gate>, sniffed: Sniffed) -> Option<Dec
         return Some(unread(gate, stream, flow, ticket, target));
     }
     let port = target.0.port();
-    Some(first_bytes(gate, Bound { stream, ahead, flow, ticket, port, named: None, target: Some(target) }, first))
+    Some(first_bytes(Bound { stream, ahead, flow, ticket, port, named: None, target: Some(target) },
+        first,
+    ))
 }
 
 /// A connection whose first bytes are known, with the name that CONNECT gave it, if that is how it came.
@@ -90,23 +92,25 @@ pub(super) struct Bound {
     pub(super) target: Option<OriginalDst>,
 }
 
-pub(super) fn first_bytes(gate: &Arc<Gate>, bound: Bound, first: FirstBytes) -> Decided {
+pub(super) fn first_bytes(bound: Bound, first: FirstBytes) -> Decided {
     match first {
-        FirstBytes::Tls(opening) => tls(gate, bound, opening),
+        FirstBytes::Tls(opening) => tls(bound, opening),
         FirstBytes::BadTls(error) => bad_tls(bound, &error),
         FirstBytes::Http if bound.port != 443 => {
             let Bound { stream, ahead, flow, ticket, port, named, .. } = bound;
             let connection = Connection { scheme: Scheme::Http, host: named, port };
             Decided::Plain(Plain { stream, ahead, flow, ticket, connection })
         }
-        FirstBytes::Http => refused(bound, "http/1.1", Reason::Protocol, "HTTP in clear text on the port of HTTPS"),
+        FirstBytes::Http => {
+            refused(bound, "http/1.1", Reason::Protocol, "HTTP in clear text on the port of HTTPS")
+        }
         FirstBytes::Other | FirstBytes::Unread => {
             refused(bound, "tcp", Reason::Protocol, "the first bytes are neither TLS nor HTTP")
         }
     }
 }
 
-fn tls(gate: &Arc<Gate>, mut bound: Bound, opening: Box<Opening>) -> Decided {
+fn tls(mut bound: Bound, opening: Box<Opening>) -> Decided {
     if bound.port == 80 {
         return refused(bound, "tls", Reason::Protocol, "TLS on the port of HTTP in clear text");
     }
@@ -119,7 +123,13 @@ fn tls(gate: &Arc<Gate>, mut bound: Bound, opening: Box<Opening>) -> Decided {
         Sni::Absent => None,
         Sni::Invalid => {
             let alert = Alert::UnrecognizedName.record().to_vec();
-            return refused_by(bound, "tls", Reason::BadRequest, "the SNI is no host name", How::Alert(alert));
+            return refused_by(
+                bound,
+                "tls",
+                Reason::BadRequest,
+                "the SNI is no host name",
+                How::Alert(alert),
+            );
         }
     };
     let literal = bound.target.map(|target| Host::Ip(target.0.ip().to_canonical()));
@@ -133,16 +143,22 @@ fn tls(gate: &Arc<Gate>, mut bound: Bound, opening: Box<Opening>) -> Decided {
         // An address in the SNI is only believed where it is the address that was dialled.
         (None, Some(Host::Ip(stated)), Some(Host::Ip(dialled))) if stated != dialled => {
             let alert = Alert::UnrecognizedName.record().to_vec();
-            return refused_by(bound, "tls", Reason::SniMismatch, "the SNI is another address", How::Alert(alert));
+            return refused_by(
+                bound,
+                "tls",
+                Reason::SniMismatch,
+                "the SNI is another address",
+                How::Alert(alert),
+            );
         }
         (None, Some(sni), _) => sni,
         (None, None, Some(literal)) => literal,
         (None, None, None) => return refused(bound, "tls", Reason::NoAuthority, "no name and no address"),
     };
-    named_tls(gate, bound, opening, host)
+    named_tls(bound, opening, host)
 }
 
-fn named_tls(gate: &Arc<Gate>, bound: Bound, opening: Box<Opening>, host: Host) -> Decided {
+fn named_tls(bound: Bound, opening: Box<Opening>, host: Host) -> Decided {
     bound.ticket.named(host.to_string());
     let connection = Connection { scheme: Scheme::Https, host: Some(host.clone()), port: bound.port };
     let snapshot = bound.flow.shared.snapshot.load_full();
@@ -154,7 +170,9 @@ fn named_tls(gate: &Arc<Gate>, bound: Bound, opening: Box<Opening>, host: Host) 
     let Bound { stream, ahead, flow, ticket, .. } = bound;
     let facts = facts(&host, connection.port, "tls", Some(Scheme::Https));
     match verdict {
-        ConnectVerdict::Tunnel(permit) => Decided::Tunnel(Tunnelled { stream, ahead, flow, ticket, permit, facts }),
+        ConnectVerdict::Tunnel(permit) => {
+            Decided::Tunnel(Tunnelled { stream, ahead, flow, ticket, permit, facts })
+        }
         ConnectVerdict::Intercept(_) if opening.hello.alpn.is_foreign() => {
             let refusal = Refusal::new(Reason::Alpn, "the client offers neither h2 nor http/1.1");
             let how = How::Alert(Alert::NoApplicationProtocol.record().to_vec());

@@ -9,8 +9,8 @@ use super::sniff;
 use super::target::Identified;
 use super::{Gate, carry_out};
 use crate::base::{Host, Scheme};
-use crate::codec::h1::{Framing, Reader, encode_response, write_message};
 use crate::codec::Body;
+use crate::codec::h1::{Framing, Reader, encode_response, write_message};
 use crate::pipeline::{self, Asked, Facts, Flow, Rejected, Reply};
 use crate::policy::Refusal;
 use bytes::BytesMut;
@@ -88,8 +88,11 @@ async fn connect(
     let mut ahead = BytesMut::from(ahead);
     let raw = flow.shared.snapshot.load().opens_tcp(flow.client, port);
     if raw {
-        return raw_tcp(gate, Bound { stream, ahead: ahead.freeze(), flow, ticket, port, named: Some(host), target: None })
-            .await;
+        return raw_tcp(
+            gate,
+            Bound { stream, ahead: ahead.freeze(), flow, ticket, port, named: Some(host), target: None },
+        )
+        .await;
     }
     let first = tokio::time::timeout(gate.settings.hello, sniff::classify(&mut stream, &mut ahead)).await;
     let Ok(Some(first)) = first else {
@@ -98,7 +101,7 @@ async fn connect(
         return;
     };
     let bound = Bound { stream, ahead: ahead.freeze(), flow, ticket, port, named: Some(host), target: None };
-    carry_out(gate, Some(decide::first_bytes(gate, bound, first))).await;
+    carry_out(gate, Some(decide::first_bytes(bound, first))).await;
 }
 
 async fn raw_tcp(gate: &Arc<Gate>, bound: Bound) {

@@ -6,8 +6,8 @@ use super::registry::Ticket;
 use super::{Gate, tunnel};
 use crate::base::Proto;
 use crate::codec::h1::{
-    Framing, HeadError, Left, MessageBody, Pace, Persistence, ReadError, Reader, RequestHead, Slot, encode_response,
-    framing_of, write_message,
+    Framing, HeadError, Left, MessageBody, Pace, Persistence, ReadError, Reader, RequestHead, Slot,
+    encode_response, framing_of, write_message,
 };
 use crate::codec::{Body, Recorded};
 use crate::dns::Leases;
@@ -50,7 +50,9 @@ impl Service {
     /// rotates, another resolver, or a lie. Told in the record; what is dialled is what we resolve.
     fn went_elsewhere(&self, asked: &Asked) -> bool {
         match (asked.host.name(), self.flow.orig_dst) {
-            (Some(name), Some(target)) => !self.leases.told(self.client_number, target.ip().to_canonical(), name),
+            (Some(name), Some(target)) => {
+                !self.leases.told(self.client_number, target.ip().to_canonical(), name)
+            }
             _ => false,
         }
     }
@@ -147,7 +149,11 @@ pub(super) enum Next {
     End,
 }
 
-pub(super) async fn next_head<R: AsyncRead + Unpin>(gate: &Gate, reader: &mut Reader<R>, first: bool) -> Next {
+pub(super) async fn next_head<R: AsyncRead + Unpin>(
+    gate: &Gate,
+    reader: &mut Reader<R>,
+    first: bool,
+) -> Next {
     let settings = &gate.settings;
     let mut drain = gate.tasks.drain_signal();
     let idle = if first { settings.head } else { settings.idle };
@@ -234,7 +240,8 @@ where
     if let Some(switched) = switched {
         return switch(gate, holder, writer, &parts, switched).await;
     }
-    let mut close = close || shape.persistence == Persistence::Close || gate.tasks.drain_signal().is_signalled();
+    let mut close =
+        close || shape.persistence == Persistence::Close || gate.tasks.drain_signal().is_signalled();
     let mut framing = if head_only { Framing::None } else { framing_of(&body) };
     if framing == Framing::Chunked && shape.version < Version::HTTP_11 {
         framing = Framing::UntilClose;
@@ -355,7 +362,9 @@ pub(super) fn bad_head(error: &ReadError, connection: &Connection) -> Box<Reject
     let (reason, status) = match error {
         ReadError::Head(HeadError::Syntax(_)) => (Reason::BadRequest, StatusCode::BAD_REQUEST),
         ReadError::Head(HeadError::Framing(_)) => (Reason::BadFraming, StatusCode::BAD_REQUEST),
-        ReadError::Head(HeadError::TooLarge) => (Reason::TooLarge, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        ReadError::Head(HeadError::TooLarge) => {
+            (Reason::TooLarge, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+        }
         ReadError::Head(HeadError::Expectation) => (Reason::BadRequest, StatusCode::EXPECTATION_FAILED),
         ReadError::Truncated | ReadError::Io(_) => (Reason::BadRequest, StatusCode::BAD_REQUEST),
     };

@@ -19,7 +19,10 @@ pub(super) async fn serve(gate: &Arc<Gate>, intercepted: Intercepted) {
     }
 }
 
-async fn handshake(gate: &Arc<Gate>, intercepted: Intercepted) -> Option<(TlsStream<TcpStream>, Arc<Service>)> {
+async fn handshake(
+    gate: &Arc<Gate>,
+    intercepted: Intercepted,
+) -> Option<(TlsStream<TcpStream>, Arc<Service>)> {
     let Intercepted { stream, opening, flow, ticket, connection, mint, page } = intercepted;
     let config = match gate.minter.server_config(mint.host()) {
         Ok(config) => config,
@@ -28,7 +31,8 @@ async fn handshake(gate: &Arc<Gate>, intercepted: Intercepted) -> Option<(TlsStr
             return None;
         }
     };
-    let finished = tokio::time::timeout(gate.settings.hello, terminate(opening.accepted, config, stream)).await;
+    let finished =
+        tokio::time::timeout(gate.settings.hello, terminate(opening.accepted, config, stream)).await;
     match finished {
         Ok(Ok(stream)) => Some((stream, Arc::new(Service::new(gate, flow, ticket, connection, page)))),
         Ok(Err(error)) => {

@@ -23,7 +23,8 @@ pub(super) async fn serve(gate: &Arc<Gate>, refused: Refused) {
         How::Page(opening, connection) => {
             let Some(mint) = refusal.mint().cloned() else { return };
             let page = Some(refusal);
-            intercept::serve(gate, Intercepted { stream, opening, flow, ticket, connection, mint, page }).await;
+            intercept::serve(gate, Intercepted { stream, opening, flow, ticket, connection, mint, page })
+                .await;
         }
     }
 }

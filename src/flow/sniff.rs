@@ -39,7 +39,14 @@ pub(super) async fn first_bytes(gate: &Arc<Gate>, targeted: Targeted) -> Option<
     let Targeted { mut stream, flow, ticket, target } = targeted;
     let snapshot = flow.shared.snapshot.load();
     if snapshot.opens_tcp(flow.client, target.0.port()) {
-        return Some(Sniffed { stream, flow, ticket, target, first: FirstBytes::Unread, ahead: Bytes::new() });
+        return Some(Sniffed {
+            stream,
+            flow,
+            ticket,
+            target,
+            first: FirstBytes::Unread,
+            ahead: Bytes::new(),
+        });
     }
     drop(snapshot);
     let mut ahead = BytesMut::new();
@@ -47,7 +54,9 @@ pub(super) async fn first_bytes(gate: &Arc<Gate>, targeted: Targeted) -> Option<
         Ok(Some(first)) => Some(Sniffed { stream, flow, ticket, target, first, ahead: ahead.freeze() }),
         // Closed without a word: a connection pool warming up, or a port probe. Nothing was asked, nothing is decided.
         Ok(None) if ahead.is_empty() => None,
-        Ok(None) => Some(Sniffed { stream, flow, ticket, target, first: FirstBytes::Other, ahead: ahead.freeze() }),
+        Ok(None) => {
+            Some(Sniffed { stream, flow, ticket, target, first: FirstBytes::Other, ahead: ahead.freeze() })
+        }
         Err(_) => {
             let refusal = Refusal::new(Reason::Timeout, "the first bytes did not come in time");
             refuse::connection(&flow, String::new(), "tcp", &refusal).await;
@@ -118,7 +127,14 @@ mod tests {
 
     #[test]
     fn tl_14_what_is_neither_tls_nor_http_is_told_early() {
-        for other in [&b"SSH-2.0-x\r\n"[..], b"PRI * HTTP/2.0\r\n\r\n", b"\x00\x01\x02", b"EHLO\r\n", b"{}", b"\x04\x01\0P"] {
+        for other in [
+            &b"SSH-2.0-x\r\n"[..],
+            b"PRI * HTTP/2.0\r\n\r\n",
+            b"\x00\x01\x02",
+            b"EHLO\r\n",
+            b"{}",
+            b"\x04\x01\0P",
+        ] {
             assert_eq!(kind(other), Some(false), "{other:?}");
         }
         for http in [&b"GET / HTTP/1.1\r\n"[..], b"get / HTTP/1.1\r\n", b"PROPFIND /", b"\r\nGET /"] {

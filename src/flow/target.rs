@@ -66,7 +66,15 @@ async fn identify(
     };
     let client_name = snapshot.client_name(client).clone();
     let target = target.map(|t| t.0);
-    let info = FlowInfo { number, client: client_name.clone(), source, door, target, name: None, since: Instant::now() };
+    let info = FlowInfo {
+        number,
+        client: client_name.clone(),
+        source,
+        door,
+        target,
+        name: None,
+        since: Instant::now(),
+    };
     let settings = &gate.settings;
     let Some(ticket) = gate.registry.enter(info, settings.flows_per_client, settings.flows_total) else {
         let refusal = Refusal::new(Reason::Limit, "the client has as many open connections as it may");
@@ -98,7 +106,11 @@ async fn turn_away(
     refusal: Refusal,
 ) {
     let snapshot: Arc<Snapshot> = gate.shared.snapshot.load_full();
-    let door = if target.is_some() || refusal.reason != Reason::UnknownClient { Door::Transparent } else { Door::Explicit };
+    let door = if target.is_some() || refusal.reason != Reason::UnknownClient {
+        Door::Transparent
+    } else {
+        Door::Explicit
+    };
     let decision = Decision {
         id: FlowId { flow: number, exchange: 1 },
         verdict: "deny",

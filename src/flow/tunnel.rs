@@ -27,7 +27,8 @@ pub(super) async fn serve(gate: &Arc<Gate>, tunnelled: Tunnelled) {
         return refuse::reset(stream);
     }
     if let Err(UpstreamError::Blocked(address)) = flow.shared.upstream.guard(permit.dial()).await {
-        let refusal = crate::policy::Refusal::new(Reason::AddrBlocked, format!("the address guard refuses {address}"));
+        let refusal =
+            crate::policy::Refusal::new(Reason::AddrBlocked, format!("the address guard refuses {address}"));
         pipeline::refuse(&flow, &snapshot, &facts, &refusal).await;
         return refuse::reset(stream);
     }

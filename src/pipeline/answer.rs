@@ -30,7 +30,12 @@ const REMOVED: [HeaderName; 9] = [
     header::ALT_SVC,
 ];
 
-pub(super) fn relay(flow: &Flow, prepared: &Prepared, answer: Answer, ending: &Arc<Ending>) -> Result<Reply, Stop> {
+pub(super) fn relay(
+    flow: &Flow,
+    prepared: &Prepared,
+    answer: Answer,
+    ending: &Arc<Ending>,
+) -> Result<Reply, Stop> {
     let Answer { response, stated_length, switched, .. } = answer;
     let (mut parts, body) = response.into_parts();
     let rule = prepared.permit.rule();
@@ -83,7 +88,8 @@ fn accepted(prepared: &Prepared, headers: &HeaderMap) -> Result<(), Stop> {
     let expected = base64::engine::general_purpose::STANDARD.encode(hash.finish());
     let accept = headers.get(header::SEC_WEBSOCKET_ACCEPT).ok_or_else(wrong)?;
     let upgrade = headers.get(header::UPGRADE).ok_or_else(wrong)?;
-    let valid = accept.as_bytes() == expected.as_bytes() && upgrade.as_bytes().eq_ignore_ascii_case(b"websocket");
+    let valid =
+        accept.as_bytes() == expected.as_bytes() && upgrade.as_bytes().eq_ignore_ascii_case(b"websocket");
     if valid { Ok(()) } else { Err(wrong()) }
 }
 
@@ -106,9 +112,13 @@ fn redacted(
     if body.is_end_stream() {
         return Ok(body);
     }
-    let coded = headers.get_all(header::CONTENT_ENCODING).iter().any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let coded = headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
     if coded {
-        let detail = "the origin coded an answer that must be searched for credentials, although asked not to";
+        let detail =
+            "the origin coded an answer that must be searched for credentials, although asked not to";
         return Err(Stop::new(Reason::UpstreamProtocol, detail));
     }
     Ok(Body::stream(Redacted {
@@ -146,7 +156,10 @@ impl HttpBody for Redacted {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         loop {
             let Some(redaction) = this.redaction.as_mut() else {

@@ -22,7 +22,10 @@ pub(super) fn into_request(prepared: &Prepared, body: Body) -> Result<UpstreamRe
     let mut headers = request.headers().clone();
     if carries_credentials(permit) {
         if request.scheme() != Scheme::Https {
-            return Err(Stop::new(Reason::SecretPlaintext, "a rule with credentials matched a request in clear text"));
+            return Err(Stop::new(
+                Reason::SecretPlaintext,
+                "a rule with credentials matched a request in clear text",
+            ));
         }
         swap(permit, &mut headers)?;
         inject(permit, &mut headers)?;
@@ -32,7 +35,14 @@ pub(super) fn into_request(prepared: &Prepared, body: Body) -> Result<UpstreamRe
         headers.remove(IF_RANGE);
     }
     let target = request.path_and_query().clone();
-    Ok(UpstreamRequest::new(permit.dial(), request.method().clone(), target, headers, body, request.websocket()))
+    Ok(UpstreamRequest::new(
+        permit.dial(),
+        request.method().clone(),
+        target,
+        headers,
+        body,
+        request.websocket(),
+    ))
 }
 
 fn swap(permit: &Permit, headers: &mut HeaderMap) -> Result<(), Stop> {

@@ -121,14 +121,20 @@ impl Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         let last = std::mem::take(self.last.get_mut().unwrap_or_else(PoisonError::into_inner));
-        let findings: Vec<Finding<'_>> =
-            last.findings.iter().map(|(detector, place, encoding)| Finding { detector, place, encoding }).collect();
+        let findings: Vec<Finding<'_>> = last
+            .findings
+            .iter()
+            .map(|(detector, place, encoding)| Finding { detector, place, encoding })
+            .collect();
         let status = self.status.load(Ordering::Relaxed);
         let (upstream, proto) = self.upstream.get().map(|(a, p)| (a.0, *p)).unzip();
         self.shared.log.end(&End {
             id: self.id,
             outcome: last.outcome.unwrap_or(Outcome::Abandoned).as_str(),
-            reason: last.reason.map(Reason::as_str).or_else(|| last.findings.first().map(|(detector, ..)| reason_of(detector))),
+            reason: last
+                .reason
+                .map(Reason::as_str)
+                .or_else(|| last.findings.first().map(|(detector, ..)| reason_of(detector))),
             detail: last.detail.as_deref().map(Text::from),
             status: (status != 0).then_some(status),
             bytes_up: self.up.load(Ordering::Relaxed),
@@ -168,7 +174,10 @@ impl HttpBody for Down {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {

@@ -83,7 +83,9 @@ fn decided(decision: Result<Decision, Failure>, rule: &Rule, may_tunnel: bool) -
         Ok(Decision::Pass) => return Ok(Next::GoOn),
         Ok(Decision::Allow) => return Ok(Next::EndOfChain),
         Ok(Decision::Tunnel) if may_tunnel => return Ok(Next::EndOfChain),
-        Ok(Decision::Tunnel) => (Reason::ScriptError, "tunnel() is for rules with action = \"tunnel\"".to_owned()),
+        Ok(Decision::Tunnel) => {
+            (Reason::ScriptError, "tunnel() is for rules with action = \"tunnel\"".to_owned())
+        }
         Ok(Decision::Deny(words)) => (Reason::ScriptDenied, words),
         Err(failure) => {
             let reason = match failure.kind {

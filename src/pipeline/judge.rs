@@ -62,7 +62,10 @@ fn misplaced(snapshot: &Snapshot, permit: &Permit) -> Result<(), Stop> {
     let request = permit.request();
     let swapped = &permit.rule().request().swap;
     let wrong = |name: &Arc<str>| {
-        Stop::new(Reason::SecretWrongHost, format!("the placeholder of {name} stands where this rule does not swap it"))
+        Stop::new(
+            Reason::SecretWrongHost,
+            format!("the placeholder of {name} stands where this rule does not swap it"),
+        )
     };
     if let Some(name) = placeholders.in_target(request.path_and_query().as_str()) {
         return Err(wrong(name));

@@ -65,7 +65,10 @@ impl Flow {
         }
         let found = snapshot.client(self.interface.as_deref(), self.source.ip());
         found.filter(|client| *snapshot.client_name(*client) == *self.client_name).ok_or_else(|| {
-            Refusal::new(Reason::UnknownClient, "after a reload this connection belongs to no client, or another")
+            Refusal::new(
+                Reason::UnknownClient,
+                "after a reload this connection belongs to no client, or another",
+            )
         })
     }
 
@@ -203,7 +206,13 @@ async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, facts: Facts, stop: Stop
     page.reply(unread)
 }
 
-fn relay(flow: &Flow, prepared: judge::Prepared, answer: Answer, ending: Arc<Ending>, facts: &Facts) -> Reply {
+fn relay(
+    flow: &Flow,
+    prepared: judge::Prepared,
+    answer: Answer,
+    ending: Arc<Ending>,
+    facts: &Facts,
+) -> Reply {
     ending.answered_by(answer.from, answer.version);
     match answer::relay(flow, &prepared, answer, &ending) {
         Ok(reply) => reply,
@@ -232,7 +241,8 @@ fn failure(error: &UpstreamError) -> Stop {
 
 /// The answer to an exchange that was let through and came to nothing.
 fn fail(ending: &Arc<Ending>, facts: &Facts, stop: Stop, error: Option<&UpstreamError>) -> Reply {
-    let outcome = if error.is_some() && !stop.status.is_client_error() { Outcome::Failed } else { Outcome::Blocked };
+    let outcome =
+        if error.is_some() && !stop.status.is_client_error() { Outcome::Failed } else { Outcome::Blocked };
     ending.finish(outcome, Some(stop.refusal.reason), Some(stop.refusal.detail.clone()));
     ending.status(stop.status);
     let mut reply = Page::of(&stop.refusal, stop.status, facts).reply(false);

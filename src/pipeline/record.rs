@@ -90,7 +90,14 @@ pub async fn decide(
     rule: &str,
 ) -> Result<Arc<Ending>, Refusal> {
     let id = flow.next_id();
-    let entry = Entry { verdict, reason: None, rule: Some(rule), detail: None, path: facts.shown(&facts.target), facts };
+    let entry = Entry {
+        verdict,
+        reason: None,
+        rule: Some(rule),
+        detail: None,
+        path: facts.shown(&facts.target),
+        facts,
+    };
     write(flow, snapshot, id, entry).await.map_err(|stop| stop.refusal)?;
     Ok(Ending::new(flow.shared.clone(), id))
 }
@@ -148,11 +155,7 @@ async fn write(flow: &Flow, snapshot: &Arc<Snapshot>, id: FlowId, entry: Entry<'
         dns: None,
     };
     flow.shared.metrics.decision(flow.door, entry.verdict, entry.reason.map(Reason::as_str));
-    flow.shared
-        .log
-        .decide(&decision)
-        .await
-        .map_err(|error| Stop::new(Reason::Audit, error.to_string()))
+    flow.shared.log.decide(&decision).await.map_err(|error| Stop::new(Reason::Audit, error.to_string()))
 }
 
 fn some(text: &str) -> Option<Text<'_>> {

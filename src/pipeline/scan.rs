@@ -17,37 +17,39 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Sleep;
 
-/// Scans the target, the authority and every field of a request.
+/// Scans the whole head of a request at once: target, host, and every field with its name, so that a pattern that
+/// needs the name to know the value sees both.
 pub(super) fn head(permit: &Permit, facts: &mut Facts) -> Result<(), Stop> {
     let dlp = permit.rule().dlp();
     if dlp.outbound.is_empty() {
         return Ok(());
     }
-    let detectors = permit.snapshot().detectors();
     let request = permit.request();
-    let mut check = |place: &'static str, bytes: &[u8]| match detectors.scan(dlp.outbound, bytes) {
-        None => Ok(()),
-        Some(finding) => {
-            facts.findings.push((finding.rule.to_string(), place, finding.encoding.as_str().to_owned()));
-            match dlp.on_match {
-                OnMatch::Block => Err(blocked(&finding, place)),
-                OnMatch::Log => Ok(()),
-            }
-        }
-    };
-    check("target", request.path_and_query().as_str().as_bytes())?;
+    let mut text = Vec::with_capacity(512);
+    text.extend_from_slice(request.path_and_query().as_str().as_bytes());
+    let target_end = text.len();
     if let Some(name) = request.host().name() {
-        check("host", name.as_str().as_bytes())?;
+        text.push(BETWEEN);
+        text.extend_from_slice(name.as_str().as_bytes());
     }
     for (name, value) in request.headers() {
-        check("header", value.as_bytes())?;
-        // A name of the client's own making can carry as much as a value.
-        if name.as_str().len() >= SHORTEST_FINDING {
-            check("header name", name.as_str().as_bytes())?;
-        }
+        text.push(BETWEEN);
+        text.extend_from_slice(name.as_str().as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(value.as_bytes());
     }
-    Ok(())
+    let Some(finding) = permit.snapshot().detectors().scan(dlp.outbound, &text) else { return Ok(()) };
+    let in_target = usize::try_from(finding.offset).is_ok_and(|at| at < target_end);
+    let place = if in_target { "target" } else { "header" };
+    facts.findings.push((finding.rule.to_string(), place, finding.encoding.as_str().to_owned()));
+    match dlp.on_match {
+        OnMatch::Block => Err(blocked(&finding, place)),
+        OnMatch::Log => Ok(()),
+    }
 }
+
+/// Stands between the pieces of a head; no header, target or pattern holds it.
+const BETWEEN: u8 = 0;
 
 /// Refuses a body that says it is longer than what its rule inspects, before anything is sent of it.
 pub(super) fn length(permit: &Permit, length: Option<u64>) -> Result<(), Stop> {
@@ -60,9 +62,6 @@ pub(super) fn length(permit: &Permit, length: Option<u64>) -> Result<(), Stop> {
 fn too_long(most: u64) -> Stop {
     Stop::new(Reason::DlpLimit, format!("the body is longer than the {most} bytes that this rule inspects"))
 }
-
-/// No detector looks for less.
-const SHORTEST_FINDING: usize = 16;
 
 fn blocked(finding: &Finding, place: &str) -> Stop {
     let encoding = finding.encoding.as_str().to_owned();
@@ -231,7 +230,9 @@ impl Scanned {
                 (Reason::Dlp, format!("{} found in the {}", finding.rule, self.place.name))
             }
             dlp::Stop::Bomb => (Reason::DlpBomb, "the body decompresses beyond its budget".to_owned()),
-            dlp::Stop::BadCoding => (Reason::DlpCoding, "the body is not what its content coding says".to_owned()),
+            dlp::Stop::BadCoding => {
+                (Reason::DlpCoding, "the body is not what its content coding says".to_owned())
+            }
         };
         self.ending.finish(super::Outcome::Blocked, Some(reason), Some(detail.clone()));
         self.findings.set(reason, detail);
@@ -305,7 +306,10 @@ impl HttpBody for Scanned {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         loop {
             if let Some(ready) = this.stream.as_mut().and_then(dlp::Stream::pop) {

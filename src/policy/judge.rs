@@ -4,8 +4,8 @@
 use super::client::ClientId;
 use super::fields::Upgrade;
 use super::index::RuleNumber;
-use super::pattern::HostPattern;
 use super::matching::{Judged, Stage};
+use super::pattern::HostPattern;
 use super::rule::{Action, Rule};
 use super::snapshot::Snapshot;
 use super::verdict::{
@@ -180,7 +180,9 @@ impl Snapshot {
         let mut private: Vec<IpNet> = granted.map(|grant| grant.range).collect();
         private.sort_unstable();
         private.dedup();
-        let exact = |rule: &Rule| rule.hosts.iter().any(|host| matches!(host, HostPattern::Exact(own) if own == name));
+        let exact = |rule: &Rule| {
+            rule.hosts.iter().any(|host| matches!(host, HostPattern::Exact(own) if own == name))
+        };
         let wildcard = !openers.iter().filter_map(|&number| self.rule(number)).any(exact);
         DnsVerdict::Resolve { rule: first.name.clone(), private, wildcard }
     }

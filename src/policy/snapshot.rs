@@ -298,7 +298,10 @@ fn detectors(resolved: &Resolved, secrets: &Secrets, problems: &mut Problems) ->
         .collect();
     let custom: Vec<dlp::Custom> = resolved.detectors.iter().map(|(custom, _)| custom.clone()).collect();
     match Detectors::compile(&known, &custom) {
-        Ok(detectors) => Some(detectors),
+        Ok(detectors) => {
+            let stand_ins = secrets.iter().filter_map(|entry| entry.placeholder.as_ref());
+            Some(detectors.sparing(stand_ins.map(|text| text.as_bytes().to_vec())))
+        }
         Err(error) => {
             use dlp::CompileError as E;
             let name: &str = match &error {

@@ -104,7 +104,11 @@ impl Metrics {
         r.register_with_unit("up", "Payload from clients", Unit::Bytes, self.bytes_up.clone());
         r.register_with_unit("down", "Payload to clients", Unit::Bytes, self.bytes_down.clone());
         r.register("upstream_dials", "Connections tried upstream, by outcome", self.dials.clone());
-        r.register("upstream_idle", "Upstream connections kept for another request", self.upstream_idle.clone());
+        r.register(
+            "upstream_idle",
+            "Upstream connections kept for another request",
+            self.upstream_idle.clone(),
+        );
         r.register("leaves_minted", "Certificates minted", self.leaves_minted.clone());
         r.register("leaves_cached", "Certificates in the cache", self.leaves_cached.clone());
         r.register("dns_leases", "Names and addresses that clients were told", self.leases.clone());

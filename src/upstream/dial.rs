@@ -6,7 +6,9 @@ use crate::base::{AddressClass, Host, Proto, Scheme, UpstreamAddr};
 use crate::dns::Resolver;
 use crate::net::OwnAddresses;
 use crate::policy::{DialRight, Rule};
-use crate::tls::{self, Alpn, Anchors, ClientCertificate, ClientError, Profile, ProfileSettings, UpstreamFault};
+use crate::tls::{
+    self, Alpn, Anchors, ClientCertificate, ClientError, Profile, ProfileSettings, UpstreamFault,
+};
 use rustls::pki_types::ServerName;
 use std::collections::HashMap;
 use std::io;
@@ -108,13 +110,17 @@ impl Dialler {
         let all: Vec<IpAddr> = match right.host() {
             Host::Ip(ip) => vec![*ip],
             Host::Name(name) => {
-                let found = self.resolver.addresses(name).await.map_err(|e| UpstreamError::Dns(e.to_string()))?;
+                let found =
+                    self.resolver.addresses(name).await.map_err(|e| UpstreamError::Dns(e.to_string()))?;
                 found.addrs.clone()
             }
         };
         let blocked = all.first().copied();
-        let mut passed: Vec<SocketAddr> =
-            all.into_iter().filter(|ip| self.passes(right, *ip)).map(|ip| SocketAddr::new(ip, port)).collect();
+        let mut passed: Vec<SocketAddr> = all
+            .into_iter()
+            .filter(|ip| self.passes(right, *ip))
+            .map(|ip| SocketAddr::new(ip, port))
+            .collect();
         passed.truncate(MAX_ADDRESSES);
         match (passed.is_empty(), blocked) {
             (false, _) => Ok(passed),
@@ -161,7 +167,9 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, UpstreamError> {
 
 /// Connects to the first address that answers; each next one joins after a pause or when one failed.
 async fn race(candidates: &[SocketAddr], each: Duration) -> Result<TcpStream, UpstreamError> {
-    let [first, rest @ ..] = candidates else { return Err(UpstreamError::Dns("the name has no address".into())) };
+    let [first, rest @ ..] = candidates else {
+        return Err(UpstreamError::Dns("the name has no address".into()));
+    };
     if rest.is_empty() {
         return connect(*first, each).await.map_err(UpstreamError::Connect);
     }
@@ -212,7 +220,10 @@ async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output>
 }
 
 async fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-    #[expect(clippy::disallowed_methods, reason = "the one place that connects: the guard has passed the address")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that connects: the guard has passed the address"
+    )]
     let connecting = TcpStream::connect(address);
     tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
@@ -220,7 +231,9 @@ async fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> 
 fn tls_failure(error: &io::Error) -> UpstreamError {
     use rustls::{AlertDescription, Error};
     match tls::tls_error(error) {
-        Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => UpstreamError::NoCommonProtocol,
+        Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            UpstreamError::NoCommonProtocol
+        }
         Some(found) => {
             let fault = UpstreamFault::of(found);
             if fault.is_certificate() {

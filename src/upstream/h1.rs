@@ -6,8 +6,8 @@ use super::pool::{Key, Pool};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest, Wire};
 use crate::base::UpstreamAddr;
 use crate::codec::h1::{
-    Framing, HeadLimits, Left, MessageBody, Pace, Persistence, Reader, ResponseHead, Slot, WriteError, encode_request, framing_of,
-    write_message,
+    Framing, HeadLimits, Left, MessageBody, Pace, Persistence, Reader, ResponseHead, Slot, WriteError,
+    encode_request, framing_of, write_message,
 };
 use crate::codec::{Body, BodyError};
 use bytes::{Bytes, BytesMut};

@@ -167,14 +167,17 @@ impl Pool {
         for shard in &self.shards {
             let mut gone = Vec::new();
             lock(shard).retain(|_, entry| {
-                let (keep, old): (Vec<_>, Vec<_>) =
-                    std::mem::take(&mut entry.h1).into_iter().partition(|(_, since)| since.elapsed() < self.idle_for);
+                let (keep, old): (Vec<_>, Vec<_>) = std::mem::take(&mut entry.h1)
+                    .into_iter()
+                    .partition(|(_, since)| since.elapsed() < self.idle_for);
                 entry.h1 = keep;
                 gone.extend(old);
                 if let Some(cell) = &entry.h2 {
                     let idle = {
                         let mut held = lock(&cell.held);
-                        if held.as_ref().is_some_and(|(c, used)| !c.is_open() || (c.is_idle() && used.elapsed() >= self.idle_for)) {
+                        if held.as_ref().is_some_and(|(c, used)| {
+                            !c.is_open() || (c.is_idle() && used.elapsed() >= self.idle_for)
+                        }) {
                             *held = None;
                         }
                         held.is_none()

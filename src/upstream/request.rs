@@ -47,7 +47,11 @@ impl UpstreamRequest {
     /// The Host that is sent: the canonical name, and the port where it is not the scheme's own.
     pub(super) fn authority(&self) -> String {
         let (host, port) = (self.right.host(), self.right.port());
-        if self.right.scheme().default_port() == Some(port) { host.to_string() } else { format!("{host}:{port}") }
+        if self.right.scheme().default_port() == Some(port) {
+            host.to_string()
+        } else {
+            format!("{host}:{port}")
+        }
     }
 }
 

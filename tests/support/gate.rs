@@ -101,7 +101,10 @@ impl Gate {
             let mut lines = BufReader::new(stderr);
             let mut line = Vec::new();
             while lines.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-                ear.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(&String::from_utf8_lossy(&line));
+                ear.0
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push_str(&String::from_utf8_lossy(&line));
                 ear.1.notify_all();
                 line.clear();
             }
@@ -126,7 +129,9 @@ impl Gate {
     pub fn wait_for_words(&self, words: &str) {
         let (said, news) = &*self.said;
         let pending = |said: &mut String| !said.contains(words) && !said.ends_with('\0');
-        let (said, _) = news.wait_timeout_while(said.lock().unwrap_or_else(PoisonError::into_inner), PATIENCE, pending).unwrap_or_else(PoisonError::into_inner);
+        let (said, _) = news
+            .wait_timeout_while(said.lock().unwrap_or_else(PoisonError::into_inner), PATIENCE, pending)
+            .unwrap_or_else(PoisonError::into_inner);
         assert!(said.contains(words), "the daemon never said {words:?}. It said:\n{said}");
     }
 

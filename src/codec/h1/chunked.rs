@@ -119,7 +119,8 @@ fn trailers(buf: &mut BytesMut) -> Result<Option<HeaderMap>, HeadError> {
         buf.advance(2);
         return Ok(Some(HeaderMap::new()));
     }
-    let end = super::lines::head_end(buf, 0).map_err(|_| HeadError::Framing("a trailer line is not valid"))?;
+    let end =
+        super::lines::head_end(buf, 0).map_err(|_| HeadError::Framing("a trailer line is not valid"))?;
     let Some(end) = end else {
         return if buf.len() > MAX_TRAILERS { Err(HeadError::TooLarge) } else { Ok(None) };
     };
@@ -171,9 +172,20 @@ mod tests {
     #[test]
     fn sm_15_odd_sizes_are_refused() {
         for text in [
-            "0x5\r\nhello\r\n", "+5\r\nhello\r\n", "-5\r\nhello\r\n", "0_5\r\nhello\r\n", " 5\r\nhello\r\n", "\r\nhello\r\n",
-            "00000000000000005\r\nhello\r\n", "5 \r\nhello\r\n", "5\nhello\r\n", "5\r\nhelloX\r\n", "5\r\nhello\n0\r\n\r\n",
-            "0\r\n\n", "0\r\na b: c\r\n\r\n", "5;\r\r\nhello",
+            "0x5\r\nhello\r\n",
+            "+5\r\nhello\r\n",
+            "-5\r\nhello\r\n",
+            "0_5\r\nhello\r\n",
+            " 5\r\nhello\r\n",
+            "\r\nhello\r\n",
+            "00000000000000005\r\nhello\r\n",
+            "5 \r\nhello\r\n",
+            "5\nhello\r\n",
+            "5\r\nhelloX\r\n",
+            "5\r\nhello\n0\r\n\r\n",
+            "0\r\n\n",
+            "0\r\na b: c\r\n\r\n",
+            "5;\r\r\nhello",
         ] {
             assert!(decode(format!("{text}0\r\n\r\n").as_bytes(), 64).is_err(), "{text:?}");
         }

@@ -103,9 +103,13 @@ fn decimal(digits: &[u8]) -> Result<u64, HeadError> {
 pub(super) fn persistence(version: Version, headers: &HeaderMap) -> Persistence {
     let said = |token: &str| {
         headers.get_all(CONNECTION).iter().any(|value| {
-            value.as_bytes().split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+            value
+                .as_bytes()
+                .split(|b| *b == b',')
+                .any(|t| t.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
         })
     };
-    let keep = if version >= Version::HTTP_11 { !said("close") } else { said("keep-alive") && !said("close") };
+    let keep =
+        if version >= Version::HTTP_11 { !said("close") } else { said("keep-alive") && !said("close") };
     if keep { Persistence::KeepAlive } else { Persistence::Close }
 }

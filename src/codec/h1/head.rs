@@ -131,7 +131,11 @@ fn take_head(
 }
 
 /// Copies nothing: each value is a slice of the head's own bytes.
-fn fields(raw: &bytes::Bytes, parsed: &[httparse::Header<'_>], limits: &HeadLimits) -> Result<HeaderMap, HeadError> {
+fn fields(
+    raw: &bytes::Bytes,
+    parsed: &[httparse::Header<'_>],
+    limits: &HeadLimits,
+) -> Result<HeaderMap, HeadError> {
     if parsed.len() > limits.fields {
         return Err(HeadError::TooLarge);
     }
@@ -184,7 +188,8 @@ mod tests {
 
     #[test]
     fn an_ordinary_head_is_taken_and_the_rest_stays() {
-        let mut buf = BytesMut::from("POST /a?b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET".as_bytes());
+        let mut buf =
+            BytesMut::from("POST /a?b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET".as_bytes());
         let head = parse_request(&mut buf, 0, &LIMITS).unwrap().unwrap();
         assert_eq!((head.target.as_str(), head.framing), ("/a?b", Framing::Length(3)));
         assert_eq!(&buf[..], b"abcGET");
@@ -235,7 +240,8 @@ mod tests {
             assert!(request(&text).is_err(), "{fields:?}");
         }
         assert!(request("POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
-        let twin = request("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: Chunked\r\n\r\n").unwrap().unwrap();
+        let twin =
+            request("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: Chunked\r\n\r\n").unwrap().unwrap();
         assert_eq!(twin.framing, Framing::Chunked);
         let padded = request("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 010\r\n\r\n").unwrap().unwrap();
         assert_eq!(padded.framing, Framing::Length(10));

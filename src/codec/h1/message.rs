@@ -111,7 +111,12 @@ pub struct MessageBody<R> {
 }
 
 impl<R> MessageBody<R> {
-    pub fn new(reader: Reader<R>, framing: Framing, pace: Pace, wanted: Option<Arc<Notify>>) -> (Self, Slot<R>) {
+    pub fn new(
+        reader: Reader<R>,
+        framing: Framing,
+        pace: Pace,
+        wanted: Option<Arc<Notify>>,
+    ) -> (Self, Slot<R>) {
         let slot = Arc::new(Shared { left: Mutex::new(None), returned: Notify::new() });
         let state = match framing {
             Framing::None => State::Done,
@@ -191,7 +196,8 @@ impl<R: AsyncRead + Unpin> MessageBody<R> {
         let Poll::Ready(n) = reader.poll_fill(cx)? else { return self.poll_patience(cx) };
         self.waiting = None;
         if let Some(since) = self.since.take() {
-            self.waited = if self.pace.bytes_per_second == 0 { Duration::ZERO } else { self.waited + since.elapsed() };
+            self.waited =
+                if self.pace.bytes_per_second == 0 { Duration::ZERO } else { self.waited + since.elapsed() };
         }
         self.received += n as u64;
         if n > 0 {
@@ -223,7 +229,10 @@ impl<R: AsyncRead + Unpin> HttpBody for MessageBody<R> {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         loop {
             let Some(reader) = this.reader.as_mut() else { return Poll::Ready(None) };

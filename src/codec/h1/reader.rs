@@ -75,7 +75,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// Reads one response head; `method` is the request's.
-    pub async fn response(&mut self, method: &Method, limits: &HeadLimits) -> Result<ResponseHead, ReadError> {
+    pub async fn response(
+        &mut self,
+        method: &Method,
+        limits: &HeadLimits,
+    ) -> Result<ResponseHead, ReadError> {
         if !self.wait_for_data().await? {
             return Err(ReadError::Truncated);
         }

@@ -15,7 +15,14 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 const COPY: usize = 8 * 1024;
 
 /// `METHOD target HTTP/1.1`, the canonical Host, the fields, and the framing of the body that will follow.
-pub fn encode_request(out: &mut BytesMut, method: &Method, target: &str, host: &str, headers: &HeaderMap, body: Framing) {
+pub fn encode_request(
+    out: &mut BytesMut,
+    method: &Method,
+    target: &str,
+    host: &str,
+    headers: &HeaderMap,
+    body: Framing,
+) {
     out.reserve(64 + method.as_str().len() + target.len() + host.len() + headers.len() * 48);
     out.put_slice(method.as_str().as_bytes());
     out.put_u8(b' ');

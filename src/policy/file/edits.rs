@@ -146,7 +146,12 @@ pub(super) fn tls(mut section: Section<'_, '_>, folder: &Path) -> TlsFiles {
 impl Default for Dlp {
     /// What a rule does that says nothing: every detector on what leaves, none on what comes back.
     fn default() -> Self {
-        Self { outbound: dlp::Selection::all(), inbound: dlp::Selection::none(), on_match: OnMatch::Block, max_body: None }
+        Self {
+            outbound: dlp::Selection::all(),
+            inbound: dlp::Selection::none(),
+            on_match: OnMatch::Block,
+            max_body: None,
+        }
     }
 }
 
