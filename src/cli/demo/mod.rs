@@ -85,6 +85,10 @@ fn walk(exe: &Path, runtime: &tokio::runtime::Handle, interrupted: &AtomicBool) 
         screen.title();
         Tour::new(&world, gate)?.walk(&screen, interrupted)
     });
+    if interrupted.load(Ordering::Relaxed) {
+        scratch.remove()?;
+        anyhow::bail!("interrupted; nothing is left behind");
+    }
     match toured {
         Ok(Ending::AsExpected(summary)) => {
             scratch.keep_only(gate::RECORDS)?;

@@ -94,3 +94,30 @@ pub(super) fn ask(client: &Namespace, server: SocketAddr, name: &str) -> Result<
     let reply = Message::from_vec(reply.get(..length).unwrap_or_default())?;
     Ok(reply.metadata.response_code)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked_for(name: &str, kind: RecordType) -> (Message, Asked) {
+        let asked = Asked::default();
+        let mut question = Message::query();
+        question.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        (answer(&question, &["here.test"], Ipv4Addr::new(93, 184, 216, 34), &asked), asked)
+    }
+
+    #[test]
+    fn a_known_name_has_an_address_and_is_remembered() {
+        let (reply, asked) = asked_for("Here.test.", RecordType::A);
+        assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NoError, 1));
+        assert_eq!(asked.times("here.test"), 1);
+    }
+
+    #[test]
+    fn a_known_name_has_nothing_else_and_an_unknown_one_does_not_exist() {
+        let (reply, _) = asked_for("here.test.", RecordType::AAAA);
+        assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NoError, 0));
+        let (reply, _) = asked_for("there.test.", RecordType::A);
+        assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+    }
+}

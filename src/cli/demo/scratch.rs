@@ -29,6 +29,10 @@ impl Scratch {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
+    pub(super) fn remove(&self) -> Result<()> {
+        fs::remove_dir_all(&self.0).with_context(|| format!("cannot remove {}", self.0.display()))
+    }
+
     /// Removes everything but one file, which the daemon wrote for itself and everybody may read now.
     pub(super) fn keep_only(&self, name: &str) -> Result<()> {
         fs::set_permissions(self.0.join(name), Permissions::from_mode(0o644))?;
@@ -57,4 +61,30 @@ pub(super) fn random_text(length: usize) -> Result<String> {
         .filter_map(|byte| ALPHABET.get(usize::from(byte % 32)))
         .map(|byte| char::from(*byte))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_worth_keeping_stays() {
+        let scratch = Scratch::new().unwrap();
+        for name in ["audit.jsonl", "outgate.toml", "certs/ca.key"] {
+            scratch.write(name, "x").unwrap();
+        }
+        scratch.keep_only("audit.jsonl").unwrap();
+        let left: Vec<_> =
+            fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["audit.jsonl"]);
+        scratch.remove().unwrap();
+        assert!(!scratch.path().exists());
+    }
+
+    #[test]
+    fn random_text_has_its_length_and_does_not_repeat() {
+        let (one, other) = (random_text(24).unwrap(), random_text(24).unwrap());
+        assert_eq!((one.len(), other.len()), (24, 24));
+        assert_ne!(one, other);
+    }
 }

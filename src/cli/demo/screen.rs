@@ -61,11 +61,11 @@ impl Screen {
     pub(super) fn failed(&self, failures: usize, kept: &Path) {
         let steps = if failures == 1 { "step" } else { "steps" };
         let words = format!("{failures} {steps} not as expected.");
-        println!(
-            "{} Configuration, daemon.log and records: {}",
+        say(&format!(
+            "\n{} Configuration, daemon.log and records are kept in\n  {}\n",
             self.paint(Colour::Red, &words),
             kept.display()
-        );
+        ));
     }
 
     fn paint(&self, colour: Colour, text: &str) -> String {

@@ -9,6 +9,7 @@ use super::screen::Screen;
 use super::world::{self, API, GATE, OTHER, OTHER_PORT, PAGES, WEB, World};
 use anyhow::{Context, Result, bail, ensure};
 use hickory_proto::op::ResponseCode;
+use http::Version;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,24 +105,26 @@ impl<'a> Tour<'a> {
     }
 
     fn page_over_http(&mut self) -> Result<String> {
-        self.allowed_page(&[&format!("http://{PAGES}/public/")], "1.1")
+        self.allowed_page(&[&format!("http://{PAGES}/public/")], "1.1", Version::HTTP_11)
     }
 
     fn page_over_h1(&mut self) -> Result<String> {
-        self.allowed_page(&["--http1.1", &format!("https://{PAGES}/public/")], "1.1")
+        self.allowed_page(&["--http1.1", &format!("https://{PAGES}/public/")], "1.1", Version::HTTP_11)
     }
 
     fn page_over_h2(&mut self) -> Result<String> {
-        self.allowed_page(&["--http2", &format!("https://{PAGES}/public/")], "2")
+        self.allowed_page(&["--http2", &format!("https://{PAGES}/public/")], "2", Version::HTTP_2)
     }
 
-    fn allowed_page(&self, arguments: &[&str], version: &str) -> Result<String> {
+    /// `version` is the protocol in curl's words and in ours: the gate speaks to the origin what the agent speaks.
+    fn allowed_page(&self, arguments: &[&str], spoken: &str, version: Version) -> Result<String> {
         let (answer, arrived) = self.watched(|client| client.curl(arguments))?;
         ensure!(answer.exit == 0 && answer.status == "200", "{}", answer.short());
-        ensure!(answer.version == version, "the agent got HTTP/{}", answer.version);
+        ensure!(answer.version == spoken, "the agent got HTTP/{}", answer.version);
         let [request] = arrived.as_slice() else { bail!("the origin saw {} requests", arrived.len()) };
         ensure!(request.host == PAGES && request.path == "/public/", "the origin saw {request:?}");
-        Ok(format!("200 over HTTP/{version}; the origin was asked over {:?}", request.version))
+        ensure!(request.version == version, "the origin was asked over {:?}", request.version);
+        Ok(format!("200; the origin answered over {version:?}"))
     }
 
     /// The agent knows the address and goes there; the refusal comes inside TLS, under the gate's certificate.

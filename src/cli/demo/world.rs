@@ -96,6 +96,13 @@ fn resolve_here(folder: &Path) -> Result<()> {
         mount(Some(&folder.join(name)), &place, NONE, MsFlags::MS_BIND, NONE)
             .with_context(|| format!("cannot give the agent a {name} of its own"))?;
     }
+    // The host's name cache would answer on the host's behalf: a network namespace does not close its socket.
+    let (cache, empty) = (Path::new("/var/run/nscd"), folder.join("nscd"));
+    if cache.exists() {
+        std::fs::create_dir(&empty)?;
+        mount(Some(&empty), cache, NONE, MsFlags::MS_BIND, NONE)
+            .context("cannot hide the host's nscd from the agent")?;
+    }
     Ok(())
 }
 
