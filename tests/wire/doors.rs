@@ -226,7 +226,9 @@ fn a_source_that_no_client_matches_is_refused_with_a_record() {
         }
     };
     let mark = bed.mark();
-    let status = stranger(80).and_then(|mut wire| wire.ask(get("plain.good.test", "/echo"))).map(|answer| answer.status);
+    let status = stranger(80)
+        .and_then(|mut wire| wire.ask(get("plain.good.test", "/echo")))
+        .map(|answer| answer.status);
     assert!(matches!(status, None | Some(403)), "{status:?}");
     bed.since(mark, 1).nothing_upstream().decided("deny", &["unknown_client"]);
     let mark = bed.mark();
