@@ -9,7 +9,7 @@ use crate::dlp::{self, Coding, Finding, Limits, Selection};
 use crate::policy::{OnMatch, Permit, Reason};
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::CONTENT_ENCODING;
+use http::header::{CONTENT_ENCODING, HeaderName};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -241,16 +241,23 @@ impl Scanned {
         Err(BodyError::Refused)
     }
 
-    fn trailers(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
-        if self.way.selection.is_empty() {
-            return Ok(frame);
-        }
-        for value in frame.trailers_ref().into_iter().flat_map(HeaderMap::values) {
-            if let Some(finding) = self.detectors.scan(self.way.selection, value.as_bytes()) {
-                self.stopped(&dlp::Stop::Finding(finding))?;
+    /// Trailers are scanned like fields of the head, with their names; what must not come behind a body is dropped.
+    fn trailers(&mut self, frame: Frame<Bytes>) -> Result<Option<Frame<Bytes>>, BodyError> {
+        let Ok(mut fields) = frame.into_trailers() else { return Ok(None) };
+        if self.way.up {
+            for name in misplaced(&fields) {
+                fields.remove(name);
             }
         }
-        Ok(frame)
+        if !self.way.selection.is_empty() {
+            for (name, value) in &fields {
+                let text = [name.as_str().as_bytes(), b": ", value.as_bytes()].concat();
+                if let Some(finding) = self.detectors.scan(self.way.selection, &text) {
+                    self.stopped(&dlp::Stop::Finding(finding))?;
+                }
+            }
+        }
+        Ok((!fields.is_empty()).then(|| Frame::trailers(fields)))
     }
 
     /// A frame came: what it lets go on, or an error. `None`: nothing yet.
@@ -271,7 +278,7 @@ impl Scanned {
             }
             Err(frame) => {
                 match self.trailers(frame) {
-                    Ok(frame) => self.last = Some(frame),
+                    Ok(trailers) => self.last = trailers,
                     Err(error) => return Some(Err(error)),
                 }
                 self.end().err().map(Err)
@@ -288,6 +295,15 @@ impl Scanned {
         }
         Ok(())
     }
+}
+
+/// All but the fields that are about the body before them. Anything else behind a body could override what was judged
+/// in its head, where an origin merges the two (RFC 9110 section 6.5.1).
+fn misplaced(fields: &HeaderMap) -> Vec<HeaderName> {
+    const ABOUT_THE_BODY: [&str; 6] =
+        ["digest", "content-digest", "repr-digest", "x-checksum", "x-amz-checksum-", "grpc-"];
+    let allowed = |name: &HeaderName| ABOUT_THE_BODY.iter().any(|prefix| name.as_str().starts_with(prefix));
+    fields.keys().filter(|name| !allowed(name)).cloned().collect()
 }
 
 impl HttpBody for Scanned {

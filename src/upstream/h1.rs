@@ -66,6 +66,8 @@ pub(super) async fn exchange(
         head.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
     }
     let UpstreamRequest { method, body, websocket, .. } = request;
+    // Some origins take no body for such a method and would read it as the next request.
+    let expected = framing == Framing::None || matches!(method, Method::POST | Method::PUT | Method::PATCH);
     let (writer, upload) = if framing == Framing::None {
         let mut writer = writer;
         let sent = write_message(&mut writer, head, &mut Body::Empty, framing, &mut 0).await;
@@ -86,7 +88,8 @@ pub(super) async fn exchange(
         let drain = upstream.tasks.drain_signal();
         upstream.tasks.spawn("upload", finish_upload(upload, drain));
     }
-    let connection = Parts { reader, writer: writer.or(finished), address };
+    let writer = writer.or(finished);
+    let connection = Parts { reader, writer, address, reusable: expected };
     Ok(into_answer(head, connection, &method, upstream, key))
 }
 
@@ -169,10 +172,11 @@ struct Parts {
     /// Absent while an upload still uses it, or when it failed.
     writer: Option<WriteHalf<Wire>>,
     address: UpstreamAddr,
+    reusable: bool,
 }
 
 fn into_answer(head: ResponseHead, parts: Parts, method: &Method, upstream: &Upstream, key: &Key) -> Answer {
-    let Parts { reader, writer, address } = parts;
+    let Parts { reader, writer, address, reusable } = parts;
     let ResponseHead { status, headers, framing, stated_length, persistence } = head;
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = status;
@@ -189,7 +193,7 @@ fn into_answer(head: ResponseHead, parts: Parts, method: &Method, upstream: &Ups
     if *method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
         answer.stated_length = stated_length;
     }
-    let home = (persistence == Persistence::KeepAlive && framing != Framing::UntilClose)
+    let home = (reusable && persistence == Persistence::KeepAlive && framing != Framing::UntilClose)
         .then(|| writer.map(|writer| Home { pool: upstream.pool.clone(), key: key.clone(), writer, address }))
         .flatten();
     if framing == Framing::None {

@@ -4,7 +4,7 @@ use super::dial::Dialled;
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
 use crate::base::{Scheme, UpstreamAddr};
 use crate::codec::Body;
-use http::header::{COOKIE, HeaderValue};
+use http::header::{CONTENT_LENGTH, COOKIE, HeaderValue};
 use http::{HeaderMap, Request, Uri, Version};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -77,12 +77,14 @@ pub(super) async fn exchange(
     let response = tokio::time::timeout(upstream.settings.response_head, sending)
         .await
         .unwrap_or(Err(UpstreamError::HeadTimeout))?;
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
+    // The length is the body's own; a head that speaks of a body it does not have says so apart.
+    let length = parts.headers.remove(CONTENT_LENGTH);
+    let stated_length = length.and_then(|value| value.to_str().ok()?.parse().ok());
     let body = Body::stream(Held { body, _users: users });
     let mut response = http::Response::new(body);
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
-    let stated_length = None;
     Ok(Answer { response, from: address, version: Version::HTTP_2, stated_length, switched: None })
 }
 
