@@ -150,7 +150,7 @@ fn watch_policies(config: &Arc<Config>, tasks: &Tasks, reloader: &Arc<Reloader>)
     };
     let reloader = reloader.clone();
     let work = async move {
-        while watch.changed().await.is_ok() {
+        while watch.changed().await.is_some() {
             // The outcome is logged and recorded there.
             let _ = reloader.reload("files").await;
         }

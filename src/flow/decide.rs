@@ -76,9 +76,7 @@ pub(super) async fn connection(gate: &Arc<Gate>, sniffed: Sniffed) -> Option<Dec
         return Some(unread(gate, stream, flow, ticket, target));
     }
     let port = target.0.port();
-    Some(first_bytes(Bound { stream, ahead, flow, ticket, port, named: None, target: Some(target) },
-        first,
-    ))
+    Some(first_bytes(Bound { stream, ahead, flow, ticket, port, named: None, target: Some(target) }, first))
 }
 
 /// A connection whose first bytes are known, with the name that CONNECT gave it, if that is how it came.

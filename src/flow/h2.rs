@@ -32,7 +32,8 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, servic
         service_fn(move |request| {
             activity.fetch_add(1, Ordering::Relaxed);
             let busy = Busy::begin(running.clone());
-            answer(service.clone(), request, fields, busy)
+            // Boxed: hyper moves this future several times on its way into a task.
+            Box::pin(answer(service.clone(), request, fields, busy))
         })
     };
     let connection = Builder::new(gate.tasks.clone())

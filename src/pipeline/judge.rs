@@ -2,7 +2,7 @@
 //! head, and the place of placeholders. Whatever changes the request has it judged again.
 
 use super::{Asked, Facts, Flow, Stop, hooks, scan};
-use crate::base::{Host, Proto};
+use crate::base::Host;
 use crate::policy::{CanonicalRequest, Malformed, Permit, Reason, Refusal, Snapshot};
 use crate::upstream::UpstreamError;
 use std::sync::Arc;
@@ -10,7 +10,6 @@ use std::sync::Arc;
 /// A request that passed every step before its record.
 pub(super) struct Prepared {
     pub(super) permit: Permit,
-    pub(super) proto: Proto,
 }
 
 pub(super) async fn prepare(
@@ -20,7 +19,7 @@ pub(super) async fn prepare(
     length: Option<u64>,
     facts: &mut Facts,
 ) -> Result<Prepared, Stop> {
-    let Asked { scheme, host, port, method, target, headers, proto, .. } = asked;
+    let Asked { scheme, host, port, method, target, headers, .. } = asked;
     let request =
         CanonicalRequest::new(scheme, host, port, method, &target, headers).map_err(|m| malformed(&m))?;
     not_ourselves(flow, request.host())?;
@@ -31,7 +30,7 @@ pub(super) async fn prepare(
     scan::length(&permit, length)?;
     misplaced(snapshot, &permit)?;
     blocked(flow, &permit).await?;
-    Ok(Prepared { permit, proto })
+    Ok(Prepared { permit })
 }
 
 /// Refuses a literal address of the gate, whatever the rules say.

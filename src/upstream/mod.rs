@@ -22,6 +22,7 @@ use crate::policy::{DialRight, TunnelPermit};
 use crate::rt::Tasks;
 use pool::{Key, Pool};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
@@ -57,6 +58,15 @@ impl Upstream {
         if wants_h1 { self.send_h1(key, request).await } else { self.send_h2(key, request).await }
     }
 
+    /// Boxed: most requests find a connection and should not carry the state of a handshake around.
+    fn dial<'a>(
+        &'a self,
+        request: &'a UpstreamRequest,
+        offer: &'a [Proto],
+    ) -> Pin<Box<dyn Future<Output = Result<dial::Dialled, UpstreamError>> + Send + 'a>> {
+        Box::pin(self.dialler.connect(&request.right, offer))
+    }
+
     async fn send_h1(&self, key: Key, request: UpstreamRequest) -> Result<Answer, UpstreamError> {
         let mut request = request;
         if let Some(held) = self.pool.take_h1(&key) {
@@ -69,9 +79,9 @@ impl Upstream {
                 other => return other,
             }
         }
-        match self.dialler.connect(&request.right, &[Proto::H1]).await {
+        match self.dial(&request, &[Proto::H1]).await {
             Ok(dialled) => h1::exchange(h1::Connection::new(dialled), request, self, &key).await,
-            Err(UpstreamError::NoCommonProtocol) => self.send_h2(key, request).await,
+            Err(UpstreamError::NoCommonProtocol) => Box::pin(self.send_h2(key, request)).await,
             Err(error) => Err(error),
         }
     }
@@ -101,7 +111,7 @@ impl Upstream {
             drop(turn);
             return h2::exchange(held, request, self).await;
         }
-        let dialled = self.dialler.connect(&request.right, &[Proto::H2, Proto::H1]).await?;
+        let dialled = self.dial(&request, &[Proto::H2, Proto::H1]).await?;
         if dialled.proto == Proto::H1 {
             cell.found_h1_only();
             drop(turn);
@@ -123,10 +133,13 @@ impl Upstream {
         self.dialler.is_own(address)
     }
 
-    /// Fails where a right leads only to addresses that the guard refuses. Costs nothing while a connection for it is
-    /// pooled or its addresses are cached.
+    /// Fails where a right leads only to addresses that the guard refuses. While a connection for it is open there is
+    /// nothing to dial, and nothing to ask.
     pub async fn guard(&self, right: &DialRight) -> Result<(), UpstreamError> {
-        self.dialler.candidates(right).await.map(|_| ())
+        if self.pool.holds(&Key::new(right)) {
+            return Ok(());
+        }
+        Box::pin(self.dialler.candidates(right)).await.map(|_| ())
     }
 
     /// Closes what has been idle for too long; run by a task of its own until the process ends.

@@ -128,6 +128,14 @@ impl Pool {
         }
     }
 
+    /// Whether a connection for this key is open.
+    pub(super) fn holds(&self, key: &Key) -> bool {
+        let shard = self.shard(key);
+        shard.get(key).is_some_and(|entry| {
+            !entry.h1.is_empty() || entry.h2.as_ref().is_some_and(|cell| cell.current().is_some())
+        })
+    }
+
     /// The connection used last that is still quiet: neither closed nor with bytes that nobody asked for.
     pub(super) fn take_h1(&self, key: &Key) -> Option<h1::Connection> {
         loop {
