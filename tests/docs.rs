@@ -16,11 +16,14 @@ fn root() -> &'static Path {
 /// The first two cells of every row whose both begin with a word in backticks.
 fn rows() -> BTreeMap<String, String> {
     let text = std::fs::read_to_string(root().join("docs/limits.md")).unwrap();
-    let word = |cell: &str| cell.trim().strip_prefix('`').and_then(|c| c.split_once('`')).map(|c| c.0.to_owned());
+    let word =
+        |cell: &str| cell.trim().strip_prefix('`').and_then(|c| c.split_once('`')).map(|c| c.0.to_owned());
     let mut rows = BTreeMap::new();
     for line in text.lines().filter(|line| line.starts_with('|')) {
         let mut cells = line.split('|').skip(1);
-        let (Some(key), Some(value)) = (cells.next().and_then(word), cells.next().and_then(word)) else { continue };
+        let (Some(key), Some(value)) = (cells.next().and_then(word), cells.next().and_then(word)) else {
+            continue;
+        };
         assert_eq!(rows.insert(key.clone(), value), None, "{key} has two rows");
     }
     rows
@@ -28,7 +31,9 @@ fn rows() -> BTreeMap<String, String> {
 
 /// A number, or a time in seconds.
 fn read(text: &str) -> f64 {
-    text.parse().unwrap_or_else(|_| humantime::parse_duration(text).unwrap_or_else(|_| panic!("{text:?}")).as_secs_f64())
+    text.parse().unwrap_or_else(|_| {
+        humantime::parse_duration(text).unwrap_or_else(|_| panic!("{text:?}")).as_secs_f64()
+    })
 }
 
 trait Shown {
@@ -108,7 +113,8 @@ fn the_reference_of_the_configuration_names_every_section_that_there_is() {
 }
 
 fn outgate(arguments: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(arguments).current_dir(root()).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_outgate")).args(arguments).current_dir(root()).output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
