@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-use outgate::config::LimitSettings;
+use outgate::config::{Config, LimitSettings};
+use outgate::policy::{LoadOptions, Snapshot};
 use outgate::{audit, dlp, dns, pipeline, script, tls, upstream};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -101,7 +102,7 @@ fn the_reference_of_the_configuration_names_every_section_that_there_is() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("outgate.toml");
     std::fs::write(&file, "nonsense = 1\n").unwrap();
-    let error = outgate::config::Config::load(&file, None).unwrap_err().to_string();
+    let error = Config::load(&file, None).unwrap_err().to_string();
     let known = error.split_once("expected one of ").unwrap().1;
     let reference = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
     let names: Vec<_> = known.lines().next().unwrap().split('`').skip(1).step_by(2).collect();
@@ -136,21 +137,32 @@ fn every_shipped_configuration_checks_and_its_cases_pass() {
     }
 }
 
+/// The blocks of a page that are marked as TOML.
+fn blocks(page: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(page)).unwrap();
+    text.split("```toml\n").skip(1).map(|block| block.split_once("```").unwrap().0.to_owned()).collect()
+}
+
 #[test]
-fn every_block_of_the_configuration_reference_loads() {
-    let text = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let mut loaded = 0;
-    for block in text.split("```toml\n").skip(1) {
-        let body = block.split_once("```").unwrap().0;
+fn every_configuration_and_policy_on_these_pages_loads() {
+    let mut blocks: Vec<String> = blocks("docs/configuration.md");
+    assert!(blocks.len() >= 2);
+    blocks.extend(self::blocks("README.md"));
+    let (mut configurations, mut policies) = (0, 0);
+    for body in blocks {
+        let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("outgate.toml");
-        std::fs::write(&file, body).unwrap();
-        if let Err(problems) = outgate::config::Config::load(&file, None) {
-            panic!("{body}\n{problems}");
+        std::fs::write(&file, &body).unwrap();
+        if body.contains("[[client]]") {
+            let options = LoadOptions { without_secrets: true, ..LoadOptions::default() };
+            Snapshot::load(folder.path(), &options).unwrap_or_else(|problems| panic!("{body}\n{problems}"));
+            policies += 1;
+        } else {
+            Config::load(&file, None).unwrap_or_else(|problems| panic!("{body}\n{problems}"));
+            configurations += 1;
         }
-        loaded += 1;
     }
-    assert!(loaded > 0);
+    assert!(configurations >= 3 && policies >= 1);
 }
 
 #[test]
