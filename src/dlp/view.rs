@@ -258,7 +258,8 @@ fn behind(buf: &[u8], at: usize) -> Option<(u8, usize)> {
     Some((*buf.get(start)?, start))
 }
 
-fn simple(letter: u8) -> Option<u8> {
+/// What a backslash and one letter mean.
+pub(super) fn simple(letter: u8) -> Option<u8> {
     Some(match letter {
         b'n' => b'\n',
         b'r' => b'\r',
