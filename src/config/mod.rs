@@ -166,6 +166,13 @@ fn doors(
         let message = format!("mode {} needs its door, and [listen] does not name it", mode.as_str());
         problems.push(source.problem("listen", message).help(format!("add {example} to [listen]")));
     }
+    for (door, addresses) in [("transparent", transparent), ("dns", dns)] {
+        if addresses.iter().any(|address| Some(address.port()) != addresses.first().map(SocketAddr::port)) {
+            let message =
+                format!("the {door} addresses have different ports, and the tables lead to one only");
+            problems.push(source.problem(door, message).help("use one port for all addresses of this door"));
+        }
+    }
     for address in explicit.iter().chain(dns).filter(|address| address.ip().is_unspecified()) {
         let message = format!("{address} would be open on every interface, the uplink included");
         problems
@@ -229,12 +236,10 @@ fn steering(
         transparent_port: port(transparent),
         dns_port: port(dns),
         explicit_ports,
-        redirect_tcp_ports: vec![80, 443],
+        redirect_tcp_ports: if transparent.is_empty() { Vec::new() } else { vec![80, 443] },
         quic_port: None,
     };
-    if problems.is_empty()
-        && let Err(error) = settings.validate()
-    {
+    if let Err(error) = settings.validate() {
         problems.extend(error.0.into_iter().map(|message| {
             source
                 .problem("steer", message)

@@ -125,6 +125,9 @@ impl Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
+        let (up, down) = (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed));
+        self.shared.metrics.bytes_up.inc_by(up);
+        self.shared.metrics.bytes_down.inc_by(down);
         let last = std::mem::take(self.last.get_mut().unwrap_or_else(PoisonError::into_inner));
         let findings: Vec<Finding<'_>> = last
             .findings
@@ -142,8 +145,8 @@ impl Drop for Ending {
                 .or_else(|| last.findings.first().map(|(detector, ..)| reason_of(detector))),
             detail: last.detail.as_deref().map(Text::from),
             status: (status != 0).then_some(status),
-            bytes_up: self.up.load(Ordering::Relaxed),
-            bytes_down: self.down.load(Ordering::Relaxed),
+            bytes_up: up,
+            bytes_down: down,
             duration: self.started.elapsed(),
             upstream,
             upstream_proto: proto,

@@ -8,7 +8,11 @@ use http::header::{CONTENT_LENGTH, COOKIE, HeaderValue};
 use http::{HeaderMap, Request, Uri, Version};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Sleep;
 
 #[derive(Clone)]
 pub(super) struct Connection {
@@ -81,7 +85,12 @@ pub(super) async fn exchange(
     // The length is the body's own; a head that speaks of a body it does not have says so apart.
     let length = parts.headers.remove(CONTENT_LENGTH);
     let stated_length = length.and_then(|value| value.to_str().ok()?.parse().ok());
-    let body = Body::stream(Held { body, _users: users });
+    let body = Body::stream(Held {
+        body,
+        _users: users,
+        silence: upstream.settings.response_silence,
+        waiting: None,
+    });
     let mut response = http::Response::new(body);
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
@@ -118,6 +127,9 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 struct Held {
     body: hyper::body::Incoming,
     _users: Arc<()>,
+    /// Silence that ends the answer, and the clock of the present one.
+    silence: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl http_body::Body for Held {
@@ -125,10 +137,18 @@ impl http_body::Body for Held {
     type Error = crate::codec::BodyError;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            this.waiting = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let silence = this.silence;
+        let waiting = this.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(silence)));
+        ready!(waiting.as_mut().poll(cx));
+        Poll::Ready(Some(Err(crate::codec::BodyError::Stalled)))
     }
 
     fn is_end_stream(&self) -> bool {

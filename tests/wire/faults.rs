@@ -160,7 +160,9 @@ fn ft_10_a_reload_that_takes_a_host_away_ends_its_open_streams() {
     bed.world.origin.pages.event("after it was taken away");
     let (rest, _) = wire.rest();
     assert!(!String::from_utf8_lossy(&rest).contains("after it was taken away"));
-    bed.gate.wait_for_record("the end", |record| record.text("kind") == "end" && record.text("reason") == "reload");
+    bed.gate.wait_for_record("the end", |record| {
+        record.text("kind") == "end" && record.text("reason") == "reload"
+    });
 }
 
 #[test]
