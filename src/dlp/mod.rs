@@ -23,6 +23,8 @@ mod detectors;
 mod engine;
 mod filter;
 mod gzip;
+mod needle;
+mod needle;
 mod pattern;
 mod rules;
 mod scanner;
