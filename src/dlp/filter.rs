@@ -328,6 +328,8 @@ impl Filter {
             let Step::Byte(byte) = decoder.step() else { return start };
             let width = decoder.at() - start;
             if matches!(byte, b'\r' | b'\n') {
+                // A needle may begin before this break: it gets no turn of its own once this has gone past it.
+                left = NEEDLE;
                 continue;
             }
             if width > 1 && self.bytes.get(usize::from(byte)) == Some(&true) {

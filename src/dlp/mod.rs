@@ -24,7 +24,6 @@ mod engine;
 mod filter;
 mod gzip;
 mod needle;
-mod needle;
 mod pattern;
 mod rules;
 mod scanner;
