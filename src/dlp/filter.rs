@@ -1,19 +1,19 @@
 //! The one pass over every byte: where could the beginning of a pattern stand, in any encoding?
 //!
-//! Every beginning (a needle, 4 bytes and more once encoded) gives two neighbouring three-byte grams, so looking at every
-//! second position meets one of them. Two bytes choose a word and the third a bit of it; what passes is looked up exactly
-//! and names the view and start to walk. Where escapes or line breaks stand inside a needle the grams
-//! are formed from the undone characters, only around such places. It never misses a needle that the buffer holds whole;
-//! what it names is only a candidate.
+//! Every beginning (a needle, 4 bytes and more once encoded) gives four bytes, its quad; the quad has two three-byte grams,
+//! so looking at every second position meets one of them. Two bytes choose a word of the table and the third a bit of it.
+//! What passes goes through a sieve of quads and is then looked up exactly, which names the view and start to walk. The
+//! table also lets pass what may be an escape or a line break inside a needle: around these the quads are formed from the
+//! undone characters. It never misses a needle that the buffer holds whole; what it names is only a candidate.
 
+use super::needle::{escapes, needles};
 use super::pattern::Pattern;
 use super::trie::DEPTH;
-use super::view::{Decoder, Step, View, nibble, sextet, simple};
+use super::view::{Decoder, Step, View, sextet};
 use std::collections::BTreeMap;
-use std::iter;
 
 /// A needle this long has a gram on an even position wherever it stands.
-const SHORTEST: usize = 4;
+pub(super) const SHORTEST: usize = 4;
 /// Characters of the longest needle: eight bytes as hex or UTF-16, and the partial base64 character before one.
 pub(super) const NEEDLE: usize = 2 * DEPTH + 1;
 /// Base64 characters before a line break for which it is taken to be inside of base64.
@@ -54,8 +54,8 @@ struct Entry {
 
 impl Filter {
     pub fn build(patterns: &[Pattern]) -> Self {
-        let mut all: Vec<(View, usize, Vec<u8>)> = patterns.iter().flat_map(pattern_needles).collect();
-        // Those with the least choice first, so that others can share their grams.
+        let mut all: Vec<(View, usize, Vec<u8>)> = patterns.iter().flat_map(needles).collect();
+        // Those with the least choice first, so that others can share their quads.
         all.sort_by(|a, b| (a.2.len(), a).cmp(&(b.2.len(), b)));
         all.dedup();
         let mut bytes = [false; 256];
@@ -297,7 +297,7 @@ impl Filter {
                 || (byte == b'\n' && wrapped(buf, at, at + width)))
     }
 
-    /// Forms grams across a line break at `at`, of plain characters only; escapes near it have their own turn.
+    /// Forms quads across a line break at `at`, of plain characters only; escapes near it have their own turn.
     fn across(&self, buf: &[u8], at: usize, found: &mut impl FnMut(View, usize)) {
         let end = line_end(buf, at);
         let mut joined = [0; 2 * NEEDLE];
@@ -316,7 +316,7 @@ impl Filter {
         }
     }
 
-    /// Forms grams of undone characters around `at`, as far as escapes follow one another. Returns where it stopped.
+    /// Forms quads of undone characters around `at`, as far as escapes follow one another. Returns where it stopped.
     fn around(&self, buf: &[u8], at: usize, found: &mut impl FnMut(View, usize)) -> usize {
         let mut starts = [0u32; 32];
         let mut quad = 0u32;
@@ -328,6 +328,8 @@ impl Filter {
             let Step::Byte(byte) = decoder.step() else { return start };
             let width = decoder.at() - start;
             if matches!(byte, b'\r' | b'\n') {
+                // A needle may begin before this break: it gets no turn of its own once this has gone past it.
+                left = NEEDLE;
                 continue;
             }
             if width > 1 && self.bytes.get(usize::from(byte)) == Some(&true) {
@@ -356,19 +358,6 @@ impl Filter {
     }
 }
 
-/// The escapes of a byte, the first three bytes of each.
-fn escapes(byte: u8) -> Vec<Vec<u8>> {
-    let digits = |value: u8| (0..=u8::MAX).filter(move |&digit| nibble(digit) == Some(value));
-    let letters = (0..=u8::MAX).filter(|&letter| simple(letter) == Some(byte));
-    let mut all: Vec<Vec<u8>> = letters.map(|letter| vec![b'\\', letter]).collect();
-    all.push(b"\\u0".to_vec());
-    for high in digits(byte >> 4) {
-        all.push(vec![b'\\', b'x', high]);
-        all.extend(digits(byte & 15).map(|low| vec![b'%', high, low]));
-    }
-    all
-}
-
 /// Which of eight are not zero.
 #[inline(always)]
 fn places(eight: [u32; 8]) -> u32 {
@@ -387,65 +376,6 @@ fn wrapped(buf: &[u8], at: usize, after: usize) -> bool {
 /// Where the line ends whose line feed is at `at`.
 fn line_end(buf: &[u8], at: usize) -> usize {
     if at > 0 && buf.get(at - 1) == Some(&b'\r') { at - 1 } else { at }
-}
-
-/// The needles of a pattern. A literal under four bytes is widened by what may follow it where it does not fill a needle.
-fn pattern_needles(pattern: &Pattern) -> Vec<(View, usize, Vec<u8>)> {
-    let literal: Vec<u8> = pattern.literal.expose().iter().take(DEPTH).copied().collect();
-    let mut wide = vec![literal.clone()];
-    for atom in pattern.atoms.iter().flat_map(|atom| iter::repeat_n(atom, usize::from(atom.min))) {
-        if wide.first().is_none_or(|bytes| bytes.len() >= SHORTEST) {
-            break;
-        }
-        wide = wide
-            .iter()
-            .flat_map(|bytes| atom.set.bytes().map(|byte| [bytes.as_slice(), &[byte]].concat()))
-            .collect();
-    }
-    let plain = needles(&literal);
-    let mut all = Vec::new();
-    for bytes in wide {
-        for ((view, lead, mut needle), (.., alone)) in needles(&bytes).into_iter().zip(&plain) {
-            needle.truncate(alone.len().max(SHORTEST));
-            all.push((view, lead, needle));
-        }
-    }
-    all
-}
-
-/// A beginning in every encoding: the view, how many characters of the start stand before the needle, and the needle.
-fn needles(bytes: &[u8]) -> Vec<(View, usize, Vec<u8>)> {
-    const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let hex = |digits: &[u8; 16]| -> Vec<u8> {
-        let digit = |value: u8| digits.get(usize::from(value)).copied().unwrap_or(b'0');
-        bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
-    };
-    let mut all = vec![
-        (View::Plain, 0, bytes.to_vec()),
-        (View::Hex, 0, hex(b"0123456789abcdef")),
-        (View::Hex, 0, hex(b"0123456789ABCDEF")),
-        (View::Utf16Le, 0, bytes.iter().flat_map(|&byte| [byte, 0]).collect()),
-        (View::Utf16Be, 0, bytes.iter().flat_map(|&byte| [0, byte]).collect()),
-    ];
-    for shift in 0..3u8 {
-        for alphabet in [STANDARD, URL_SAFE] {
-            all.push((View::Base64(shift), usize::from(shift > 0), base64_inside(bytes, shift, alphabet)));
-        }
-    }
-    all
-}
-
-/// The base64 characters that the bytes fill whole when they begin at bit `2 * shift` of a character.
-fn base64_inside(bytes: &[u8], shift: u8, alphabet: &[u8; 64]) -> Vec<u8> {
-    let bits = bytes.iter().fold(0u128, |bits, &byte| bits << 8 | u128::from(byte));
-    let (lead, len) = (2 * usize::from(shift), 8 * bytes.len());
-    let first = if shift > 0 { 6 - lead } else { 0 };
-    (0..)
-        .map(|i| first + 6 * i)
-        .take_while(|start| start + 6 <= len)
-        .map(|start| alphabet.get((bits >> (len - start - 6)) as usize & 63).copied().unwrap_or(b'A'))
-        .collect()
 }
 
 fn quad(bytes: &[u8]) -> Option<u32> {
