@@ -152,7 +152,9 @@ fn wrap(flow: &Flow, permit: &Permit, headers: &HeaderMap, body: Body, way: Way)
         true => None,
         false => {
             let limits = Limits { decoded: settings.decoded_bytes, ..Limits::default() };
-            Some(dlp::Stream::new(permit.snapshot().detectors(), way.selection, coding(headers)?, limits))
+            let (detectors, coding) = (permit.snapshot().detectors(), coding(headers)?);
+            let stream = dlp::Stream::new(detectors, way.selection, coding, limits);
+            Some(if permit.rule().dlp().on_match == OnMatch::Log { stream.recording() } else { stream })
         }
     };
     Ok(Body::stream(Scanned {
@@ -269,6 +271,7 @@ impl Scanned {
                 }
                 let Some(stream) = self.stream.as_mut() else { return self.pass(data) };
                 let pushed = stream.push(data);
+                self.note();
                 if let Err(stop) = pushed
                     && let Err(error) = self.stopped(&stop)
                 {
@@ -288,12 +291,19 @@ impl Scanned {
 
     fn end(&mut self) -> Result<(), BodyError> {
         self.ended = true;
-        if let Some(stream) = self.stream.as_mut()
-            && let Err(stop) = stream.finish()
-        {
-            self.stopped(&stop)?;
+        let Some(stream) = self.stream.as_mut() else { return Ok(()) };
+        let finished = stream.finish();
+        self.note();
+        finished.or_else(|stop| self.stopped(&stop))
+    }
+
+    /// What a rule that only logs has found by now.
+    fn note(&mut self) {
+        if self.on_match == OnMatch::Log {
+            for finding in self.stream.iter_mut().flat_map(dlp::Stream::findings) {
+                self.way.ending.found(&finding.rule, self.way.name, finding.encoding.as_str());
+            }
         }
-        Ok(())
     }
 }
 
