@@ -83,7 +83,7 @@ pub(super) fn load_policy(
 ) -> anyhow::Result<Arc<Snapshot>> {
     let options = LoadOptions {
         environment: Some(environment),
-        scripts: config.limits.scripts.clone(),
+        scripts: config.limits.scripts,
         previous,
         ..LoadOptions::default()
     };

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -25,13 +25,14 @@ const SEND_BUFFER: usize = 64 * 1024;
 pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, service: Arc<Service>) {
     let settings = &gate.settings;
     let activity = Arc::new(AtomicU64::new(0));
-    let running = Arc::new(AtomicU64::new(0));
+    let asking = Arc::new(AtomicUsize::new(0));
+    let open = service.flow.open.clone();
     let fields = settings.head_limits.fields;
     let answer = {
-        let (activity, running) = (activity.clone(), running.clone());
+        let (activity, asking) = (activity.clone(), asking.clone());
         service_fn(move |request| {
             activity.fetch_add(1, Ordering::Relaxed);
-            let busy = Busy::begin(running.clone());
+            let busy = Busy::begin(asking.clone());
             // Boxed: hyper moves this future several times on its way into a task.
             Box::pin(answer(service.clone(), request, fields, busy))
         })
@@ -51,7 +52,7 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, servic
     tokio::select! {
         ended = connection.as_mut() => return log_end(ended),
         () = drain.signalled() => {}
-        () = idle(settings.idle, &activity, &running) => {}
+        () = idle(settings.idle, &activity, || asking.load(Ordering::Relaxed) + open.load(Ordering::Relaxed) > 0) => {}
     }
     connection.as_mut().graceful_shutdown();
     if let Ok(ended) = tokio::time::timeout(settings.drain_time, connection).await {
@@ -59,13 +60,13 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, servic
     }
 }
 
-/// Ends when no stream has been open for the whole time.
-async fn idle(limit: Duration, activity: &AtomicU64, running: &AtomicU64) {
+/// Ends when nothing was asked for the whole time and no answer is still on its way, however silent it is.
+async fn idle(limit: Duration, activity: &AtomicU64, busy: impl Fn() -> bool) {
     let mut seen = 0;
     loop {
         tokio::time::sleep(limit).await;
         let now = activity.load(Ordering::Relaxed);
-        if now == seen && running.load(Ordering::Relaxed) == 0 {
+        if now == seen && !busy() {
             return;
         }
         seen = now;
@@ -78,13 +79,13 @@ fn log_end(ended: hyper::Result<()>) {
     }
 }
 
-/// Counts a stream as open from its head to the last of its answer.
-struct Busy(Arc<AtomicU64>);
+/// Counts a stream from its head to the head of its answer.
+struct Busy(Arc<AtomicUsize>);
 
 impl Busy {
-    fn begin(running: Arc<AtomicU64>) -> Self {
-        running.fetch_add(1, Ordering::Relaxed);
-        Self(running)
+    fn begin(asking: Arc<AtomicUsize>) -> Self {
+        asking.fetch_add(1, Ordering::Relaxed);
+        Self(asking)
     }
 }
 

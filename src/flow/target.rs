@@ -85,6 +85,7 @@ async fn identify(
         shared: gate.shared.clone(),
         number,
         exchanges: AtomicU32::new(0),
+        open: Arc::default(),
         snapshot,
         client,
         interface: accepted.interface,

@@ -3,7 +3,7 @@
 
 use super::ending::{Ending, REDACTED, counted_down};
 use super::judge::Prepared;
-use super::{Flow, Reply, Stop, Switched, credentials, hooks, scan};
+use super::{Flow, Reply, Standing, Stop, Switched, credentials, hooks, scan};
 use crate::codec::{Body, BodyError};
 use crate::policy::Reason;
 use crate::secrets::{Redaction, Redactor};
@@ -32,7 +32,7 @@ const REMOVED: [HeaderName; 9] = [
 
 pub(super) fn relay(
     flow: &Flow,
-    prepared: &Prepared,
+    prepared: Prepared,
     answer: Answer,
     ending: &Arc<Ending>,
 ) -> Result<Reply, Stop> {
@@ -43,24 +43,25 @@ pub(super) fn relay(
         return Err(Stop::new(Reason::UpstreamProtocol, "the origin answered as a proxy (407)"));
     }
     if switched.is_some() {
-        accepted(prepared, &parts.headers)?;
+        accepted(&prepared, &parts.headers)?;
     }
     clean(&mut parts.headers);
     for name in &rule.response().strip {
         parts.headers.remove(name);
     }
-    hooks::on_response(flow, prepared, parts.status, &mut parts.headers)?;
-    let body = redacted(prepared, &mut parts.headers, body, ending)?;
-    let body = scan::inbound(flow, prepared, &parts.headers, body, ending)?;
+    hooks::on_response(flow, &prepared, parts.status, &mut parts.headers)?;
+    let body = redacted(&prepared, &mut parts.headers, body, ending)?;
+    let body = scan::inbound(flow, &prepared, &parts.headers, body, ending)?;
     ending.status(parts.status);
+    let standing = Standing::new(flow, prepared.permit);
     if let Some((ahead, wire)) = switched {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        let switched = Switched { ahead, wire, ending: ending.clone() };
+        let switched = Switched { ahead, wire, ending: ending.clone(), standing };
         let response = Response::from_parts(parts, Body::Empty);
         return Ok(Reply { response, stated_length: None, close: true, switched: Some(switched) });
     }
-    let response = Response::from_parts(parts, counted_down(body, ending.clone()));
+    let response = Response::from_parts(parts, counted_down(body, ending.clone(), Some(standing)));
     Ok(Reply { response, stated_length, close: false, switched: None })
 }
 

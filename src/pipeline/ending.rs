@@ -1,7 +1,7 @@
 //! How an exchange that was let through came to its end: counted while it runs, recorded once, by construction. Whoever
 //! still works on the exchange holds it; the end record is written when the last one lets go.
 
-use super::Shared;
+use super::{Flow, Shared, Standing};
 use crate::audit::{End, Finding, FlowId, Text};
 use crate::base::UpstreamAddr;
 use crate::codec::{Body, BodyError};
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -40,6 +40,8 @@ impl Outcome {
 
 pub struct Ending {
     shared: Arc<Shared>,
+    /// The flow's count of exchanges that have not ended.
+    open: Arc<AtomicUsize>,
     id: FlowId,
     started: Instant,
     up: AtomicU64,
@@ -61,9 +63,11 @@ struct Last {
 const MAX_FINDINGS: usize = 16;
 
 impl Ending {
-    pub(crate) fn new(shared: Arc<Shared>, id: FlowId) -> Arc<Self> {
+    pub(crate) fn new(flow: &Flow, id: FlowId) -> Arc<Self> {
+        flow.open.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self {
-            shared,
+            shared: flow.shared.clone(),
+            open: flow.open.clone(),
             id,
             started: Instant::now(),
             up: AtomicU64::new(0),
@@ -120,6 +124,7 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
         let last = std::mem::take(self.last.get_mut().unwrap_or_else(PoisonError::into_inner));
         let findings: Vec<Finding<'_>> = last
             .findings
@@ -157,17 +162,19 @@ fn reason_of(detector: &str) -> &'static str {
 pub(crate) const REDACTED: &str = "secret_redacted";
 
 /// An answer's body that counts and, at its end, states the outcome.
-pub(crate) fn counted_down(body: Body, ending: Arc<Ending>) -> Body {
+/// `standing`, where there is one, stops it when a reload has taken the permission away.
+pub(crate) fn counted_down(body: Body, ending: Arc<Ending>, standing: Option<Standing>) -> Body {
     if body.is_end_stream() {
         ending.finish(Outcome::Done, None, None);
         return body;
     }
-    Body::stream(Down { body, ending })
+    Body::stream(Down { body, ending, standing })
 }
 
 struct Down {
     body: Body,
     ending: Arc<Ending>,
+    standing: Option<Standing>,
 }
 
 impl HttpBody for Down {
@@ -179,6 +186,10 @@ impl HttpBody for Down {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if self.standing.as_mut().is_some_and(|standing| !standing.holds()) {
+            self.ending.finish(Outcome::Blocked, Some(Reason::Reload), None);
+            return Poll::Ready(Some(Err(BodyError::Refused)));
+        }
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {

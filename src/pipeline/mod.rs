@@ -10,6 +10,7 @@ mod page;
 mod record;
 mod scan;
 mod settings;
+mod standing;
 
 pub use ending::{Ending, Outcome};
 pub use hooks::on_tunnel;
@@ -17,6 +18,7 @@ pub(crate) use judge::not_ourselves;
 pub use page::{Page, status_of};
 pub use record::{Facts, decide, refuse};
 pub use settings::Settings;
+pub use standing::Standing;
 
 use crate::audit::{FlowId, Log};
 use crate::base::{Door, Host, HostName, Proto, Scheme};
@@ -30,7 +32,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// What every exchange of every flow uses.
 pub struct Shared {
@@ -46,6 +48,8 @@ pub struct Flow {
     pub shared: Arc<Shared>,
     pub number: u64,
     pub exchanges: AtomicU32,
+    /// Exchanges that were let through and have not ended.
+    pub open: Arc<AtomicUsize>,
     /// The snapshot under which the connection was accepted, and its client there.
     pub snapshot: Arc<Snapshot>,
     pub client: ClientId,
@@ -118,6 +122,7 @@ pub struct Switched {
     pub ahead: Bytes,
     pub wire: Wire,
     pub ending: Arc<Ending>,
+    pub standing: Standing,
 }
 
 /// A stop: the refusal, and what is known of the request for its record.
@@ -214,7 +219,7 @@ fn relay(
     facts: &Facts,
 ) -> Reply {
     ending.answered_by(answer.from, answer.version);
-    match answer::relay(flow, &prepared, answer, &ending) {
+    match answer::relay(flow, prepared, answer, &ending) {
         Ok(reply) => reply,
         Err(stop) => fail(&ending, facts, stop, None),
     }
@@ -249,6 +254,6 @@ fn fail(ending: &Arc<Ending>, facts: &Facts, stop: Stop, error: Option<&Upstream
     // After an answer that was no HTTP the client's connection ends too: nothing more is believed of this exchange.
     reply.close |= matches!(error, Some(UpstreamError::Protocol(_)));
     let body = std::mem::take(reply.response.body_mut());
-    *reply.response.body_mut() = ending::counted_down(body, ending.clone());
+    *reply.response.body_mut() = ending::counted_down(body, ending.clone(), None);
     reply
 }

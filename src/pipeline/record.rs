@@ -3,7 +3,7 @@
 use super::judge::Prepared;
 use super::{Asked, Ending, Flow, Rejected, Stop};
 use crate::audit::{Decision, Finding, FlowId, Text};
-use crate::base::{Proto, Scheme};
+use crate::base::Scheme;
 use crate::policy::{Reason, Refusal, Snapshot};
 use std::sync::Arc;
 
@@ -78,7 +78,7 @@ pub(super) async fn allow(
     // What was judged is what is recorded: the canonical request, not what came in.
     let path = facts.shown(permit.request().path_and_query().as_str());
     write(flow, snapshot, id, Entry { verdict, reason, rule, detail: None, path, facts }).await?;
-    Ok(Ending::new(flow.shared.clone(), id))
+    Ok(Ending::new(flow, id))
 }
 
 /// Records that a connection is let through as it is.
@@ -99,7 +99,7 @@ pub async fn decide(
         facts,
     };
     write(flow, snapshot, id, entry).await.map_err(|stop| stop.refusal)?;
-    Ok(Ending::new(flow.shared.clone(), id))
+    Ok(Ending::new(flow, id))
 }
 
 /// Records a refusal. A record that cannot be written changes nothing: the answer is no either way, and the log
@@ -160,10 +160,4 @@ async fn write(flow: &Flow, snapshot: &Arc<Snapshot>, id: FlowId, entry: Entry<'
 
 fn some(text: &str) -> Option<Text<'_>> {
     (!text.is_empty()).then(|| Text::from(text))
-}
-
-impl From<Proto> for Facts {
-    fn from(proto: Proto) -> Self {
-        Self { proto: Some(proto.as_str()), ..Self::default() }
-    }
 }
