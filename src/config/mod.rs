@@ -166,13 +166,6 @@ fn doors(
         let message = format!("mode {} needs its door, and [listen] does not name it", mode.as_str());
         problems.push(source.problem("listen", message).help(format!("add {example} to [listen]")));
     }
-    for (door, addresses) in [("transparent", transparent), ("dns", dns)] {
-        if addresses.iter().any(|address| Some(address.port()) != addresses.first().map(SocketAddr::port)) {
-            let message =
-                format!("the {door} addresses have different ports, and the tables lead to one only");
-            problems.push(source.problem(door, message).help("use one port for all addresses of this door"));
-        }
-    }
     for address in explicit.iter().chain(dns).filter(|address| address.ip().is_unspecified()) {
         let message = format!("{address} would be open on every interface, the uplink included");
         problems
@@ -218,6 +211,13 @@ fn steering(
     let manage = raw.steer.manage.unwrap_or(!transparent.is_empty());
     if !manage {
         return None;
+    }
+    for (door, addresses) in [("transparent", transparent), ("dns", dns)] {
+        if addresses.iter().any(|address| Some(address.port()) != addresses.first().map(SocketAddr::port)) {
+            let message =
+                format!("the {door} addresses have different ports, and the tables lead to one only");
+            problems.push(source.problem(door, message).help("use one port for all addresses of this door"));
+        }
     }
     let mut networks = Vec::new();
     for text in &raw.steer.networks {
