@@ -3,16 +3,19 @@
 use super::Gate;
 use super::claim;
 use super::h1::Service;
-use crate::codec::Body;
+use crate::codec::{Body, BodyError};
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -101,7 +104,7 @@ async fn answer(
     busy: Busy,
 ) -> Result<Response<Body>, Infallible> {
     let (parts, incoming) = request.into_parts();
-    let body = if http_body::Body::is_end_stream(&incoming) { Body::Empty } else { Body::H2(incoming) };
+    let body = if incoming.is_end_stream() { Body::Empty } else { Body::H2(incoming) };
     let claimed = claim::h2(parts, &service.connection, fields);
     let head_length = claimed.as_ref().is_ok_and(|asked| asked.method == http::Method::HEAD);
     let reply = service.answer(claimed, body).await;
@@ -109,6 +112,31 @@ async fn answer(
     if let (true, Some(length)) = (head_length, reply.stated_length) {
         response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
     }
-    drop(busy);
-    Ok(response)
+    Ok(response.map(|body| if body.is_end_stream() { body } else { Body::stream(Running { body, _busy: busy }) }))
+}
+
+/// An answer's body that counts its stream as open until it is dropped, with its last byte or the client's reset.
+struct Running {
+    body: Body,
+    _busy: Busy,
+}
+
+impl http_body::Body for Running {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
