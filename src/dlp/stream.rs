@@ -101,6 +101,11 @@ impl Stream {
         self.queue.pop()
     }
 
+    /// Whether everything that was pushed has been popped.
+    pub fn is_drained(&self) -> bool {
+        self.queue.popped == self.queue.pushed
+    }
+
     /// The message is complete: the last word on what was held, which `pop` then hands out.
     pub fn finish(&mut self) -> Result<(), Stop> {
         if let Some(stop) = &self.stopped {

@@ -275,3 +275,18 @@ fn dl_49_a_recording_stream_lets_everything_go_and_keeps_the_first_of_each_rule(
     let rules: Vec<_> = stream.findings().iter().map(|finding| finding.rule.to_string()).collect();
     assert_eq!(rules, ["github-token", "db", "project"]);
 }
+
+#[test]
+fn what_the_end_releases_in_two_pieces_is_not_out_after_the_first() {
+    let mut stream = Stream::new(detectors(), Selection::all(), Coding::Identity, Limits::default());
+    let token = token();
+    for piece in [token.get(..6), token.get(6..9)] {
+        stream.push(Bytes::copy_from_slice(piece.unwrap().as_bytes())).unwrap();
+    }
+    assert!(stream.pop().is_none(), "it may become a token");
+    stream.finish().unwrap();
+    assert_eq!(stream.pop().unwrap().len(), 6);
+    assert!(!stream.is_drained());
+    assert_eq!(stream.pop().unwrap().len(), 3);
+    assert!(stream.is_drained());
+}

@@ -351,7 +351,7 @@ impl HttpBody for Scanned {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended && self.last.is_none() && self.stream.as_ref().is_none_or(|stream| stream.held() == 0)
+        self.ended && self.last.is_none() && self.stream.as_ref().is_none_or(dlp::Stream::is_drained)
     }
 
     fn size_hint(&self) -> SizeHint {
