@@ -152,7 +152,8 @@ fn wrap(
             let settings = &flow.shared.settings;
             let limits = Limits { decoded: settings.decoded_bytes, ..Limits::default() };
             let coding = coding(headers)?;
-            Some(dlp::Stream::new(permit.snapshot().detectors(), selection, coding, limits))
+            let stream = dlp::Stream::new(permit.snapshot().detectors(), selection, coding, limits);
+            Some(if permit.rule().dlp().on_match == OnMatch::Log { stream.recording() } else { stream })
         }
     };
     let scanned = Scanned {
@@ -274,6 +275,7 @@ impl Scanned {
                 }
                 let Some(stream) = self.stream.as_mut() else { return self.pass(data) };
                 let pushed = stream.push(data);
+                self.note();
                 if let Err(stop) = pushed
                     && let Err(error) = self.stopped(&stop)
                 {
@@ -293,12 +295,19 @@ impl Scanned {
 
     fn end(&mut self) -> Result<(), BodyError> {
         self.ended = true;
-        if let Some(stream) = self.stream.as_mut()
-            && let Err(stop) = stream.finish()
-        {
-            self.stopped(&stop)?;
+        let Some(stream) = self.stream.as_mut() else { return Ok(()) };
+        let finished = stream.finish();
+        self.note();
+        finished.or_else(|stop| self.stopped(&stop))
+    }
+
+    /// What a rule that only logs has found by now.
+    fn note(&mut self) {
+        if self.on_match == OnMatch::Log {
+            for finding in self.stream.iter_mut().flat_map(dlp::Stream::findings) {
+                self.ending.found(&finding.rule, self.place.name, finding.encoding.as_str());
+            }
         }
-        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use crate::support::pages::{hex, pattern};
+use crate::support::pages::{hex, pattern, sha256};
 use crate::support::*;
 
 /// The canary in any form that a test sends it in.
@@ -215,6 +215,14 @@ action = "allow"
   on_match = "log"
 "#;
     let bed = Bed::new(logged);
+    let body = format!("before {} {}", *K2, "after ".repeat(5000));
+    let upload = post("api.good.test", "/upload", "", &body);
+    assert_eq!(
+        bed.fetch("api.good.test", upload).unwrap().text(),
+        format!("{} {}\n", body.len(), sha256(body.as_bytes())),
+        "a body arrives whole"
+    );
+    bed.gate.wait_for_record("the finding in the body", |record| record.is_end() && record.mentions("dlp"));
     let mark = bed.mark();
     assert_eq!(
         bed.fetch("api.good.test", get("api.good.test", &format!("/?key={}", *K2))).unwrap().status,
