@@ -11,6 +11,7 @@ use crate::policy::{ConnectVerdict, Reason, TunnelPermit};
 use crate::upstream::UpstreamError;
 use bytes::{Buf, Bytes};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -87,15 +88,39 @@ pub(super) async fn relay(
         ending.count_down(n);
         moved.fetch_add(n, Ordering::Relaxed);
     });
-    let both = async { tokio::join!(up, down) };
     let mut drain = gate.tasks.drain_signal();
     tokio::select! {
-        (up, down) = both => match up.and(down) {
-            Ok(()) => ending.finish(Outcome::Done, None, None),
-            Err(error) => ending.finish(Outcome::Done, None, Some(error.to_string())),
-        },
+        ended = both_ways(up, down) => {
+            ending.finish(Outcome::Done, None, ended.err().map(|error| error.to_string()));
+        }
         reason = watch(gate, &moved, allowed) => ending.finish(Outcome::Blocked, Some(reason), None),
         () = drain.signalled() => ending.finish(Outcome::Abandoned, Some(Reason::Shutdown), None),
+    }
+}
+
+/// What one way may still bring after the other broke.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// Runs both ways to their ends. When one breaks nobody is left at one side, and the other way, which may have
+/// nothing to read for hours, would not notice.
+async fn both_ways(
+    up: impl Future<Output = io::Result<()>>,
+    down: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    let (mut up, mut down) = (pin!(up), pin!(down));
+    tokio::select! {
+        first = &mut up => after(first, down).await,
+        first = &mut down => after(first, up).await,
+    }
+}
+
+async fn after(first: io::Result<()>, rest: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    match first {
+        Ok(()) => rest.await,
+        Err(error) => {
+            let _ = tokio::time::timeout(LAST_BYTES, rest).await;
+            Err(error)
+        }
     }
 }
 
@@ -138,5 +163,21 @@ async fn copy(
         count(n as u64);
         to.write_all(piece.get(..n).unwrap_or_default()).await?;
         to.flush().await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_way_that_breaks_ends_the_other_and_one_that_finishes_does_not() {
+        let broken = async { Err(io::ErrorKind::ConnectionReset.into()) };
+        assert!(both_ways(broken, std::future::pending()).await.is_err());
+        let slow = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Ok(())
+        };
+        assert!(both_ways(async { Ok(()) }, slow).await.is_ok());
     }
 }
