@@ -342,8 +342,8 @@ async fn switch<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
     let (ahead, read) = reader.into_parts();
     let client = read.unsplit(writer);
-    let Switched { ahead: from_upstream, wire, ending } = switched;
-    tunnel::relay(gate, client, wire, (ahead, from_upstream), &ending, || true).await;
+    let Switched { ahead: from_upstream, wire, ending, mut standing } = switched;
+    tunnel::relay(gate, client, wire, (ahead, from_upstream), &ending, || standing.holds()).await;
     None
 }
 

@@ -75,7 +75,7 @@ pub(super) async fn relay(
     upstream: impl AsyncRead + AsyncWrite + Unpin,
     first: (Bytes, Bytes),
     ending: &Arc<Ending>,
-    allowed: impl Fn() -> bool,
+    allowed: impl FnMut() -> bool,
 ) {
     let (client_read, client_write) = tokio::io::split(client);
     let (upstream_read, upstream_write) = tokio::io::split(upstream);
@@ -127,7 +127,7 @@ async fn after(first: io::Result<()>, rest: impl Future<Output = io::Result<()>>
 /// How often an open tunnel is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
-async fn watch(gate: &Arc<Gate>, moved: &AtomicU64, allowed: impl Fn() -> bool) -> Reason {
+async fn watch(gate: &Arc<Gate>, moved: &AtomicU64, mut allowed: impl FnMut() -> bool) -> Reason {
     let (mut seen, mut quiet) = (0, Duration::ZERO);
     loop {
         tokio::time::sleep(WATCH).await;

@@ -3,7 +3,7 @@
 
 use super::ending::{Ending, REDACTED, counted_down};
 use super::judge::Prepared;
-use super::{Flow, Reply, Stop, Switched, credentials, hooks, scan};
+use super::{Flow, Reply, Standing, Stop, Switched, credentials, hooks, scan};
 use crate::codec::{Body, BodyError};
 use crate::policy::Reason;
 use crate::secrets::{Redaction, Redactor};
@@ -32,10 +32,11 @@ const REMOVED: [HeaderName; 9] = [
 
 pub(super) fn relay(
     flow: &Flow,
-    prepared: &Prepared,
+    standing: Standing,
     answer: Answer,
     ending: &Arc<Ending>,
 ) -> Result<Reply, Stop> {
+    let prepared = &standing.prepared;
     let Answer { response, stated_length, switched, .. } = answer;
     let (mut parts, body) = response.into_parts();
     let rule = prepared.permit.rule();
@@ -56,11 +57,11 @@ pub(super) fn relay(
     if let Some((ahead, wire)) = switched {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        let switched = Switched { ahead, wire, ending: ending.clone() };
+        let switched = Switched { ahead, wire, ending: ending.clone(), standing };
         let response = Response::from_parts(parts, Body::Empty);
         return Ok(Reply { response, stated_length: None, close: true, switched: Some(switched) });
     }
-    let response = Response::from_parts(parts, counted_down(body, ending.clone()));
+    let response = Response::from_parts(parts, counted_down(body, ending.clone(), Some(standing)));
     Ok(Reply { response, stated_length, close: false, switched: None })
 }
 

@@ -1,7 +1,8 @@
 //! How an exchange that was let through came to its end: counted while it runs, recorded once, by construction. Whoever
 //! still works on the exchange holds it; the end record is written when the last one lets go.
 
-use super::Shared;
+use super::standing::LOOK;
+use super::{Shared, Standing};
 use crate::audit::{End, Finding, FlowId, Text};
 use crate::base::UpstreamAddr;
 use crate::codec::{Body, BodyError};
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
+use tokio::time::Sleep;
 
 /// The last word on an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,30 +158,42 @@ fn reason_of(detector: &str) -> &'static str {
 /// The finding that says that a credential was masked in an answer.
 pub(crate) const REDACTED: &str = "secret_redacted";
 
-/// An answer's body that counts and, at its end, states the outcome.
-pub(crate) fn counted_down(body: Body, ending: Arc<Ending>) -> Body {
+/// An answer's body that counts and, at its end, states the outcome. With `standing` it ends early when a reload no
+/// longer allows it.
+pub(crate) fn counted_down(body: Body, ending: Arc<Ending>, standing: Option<Standing>) -> Body {
     if body.is_end_stream() {
         ending.finish(Outcome::Done, None, None);
         return body;
     }
-    Body::stream(Down { body, ending })
+    Body::stream(Down { body, ending, standing, look: None })
 }
 
 struct Down {
     body: Body,
     ending: Arc<Ending>,
+    standing: Option<Standing>,
+    /// Wakes a body that is silent, so that it is looked at too.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
-impl HttpBody for Down {
-    type Data = Bytes;
-    type Error = BodyError;
+impl Down {
+    fn is_lost(&mut self) -> bool {
+        let lost = self.standing.as_mut().is_some_and(|standing| !standing.holds());
+        if lost {
+            self.ending.finish(Outcome::Blocked, Some(Reason::Reload), None);
+        }
+        lost
+    }
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match &frame {
+    fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+        ready!(look.as_mut().poll(cx));
+        self.look = None;
+        Poll::Ready(())
+    }
+
+    fn count(&self, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
+        match frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.ending.count_down(data.len() as u64);
@@ -193,7 +207,30 @@ impl HttpBody for Down {
             }
             None => self.ending.finish(Outcome::Done, None, None),
         }
-        Poll::Ready(frame)
+    }
+}
+
+impl HttpBody for Down {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        loop {
+            if this.is_lost() {
+                return Poll::Ready(Some(Err(BodyError::Refused)));
+            }
+            if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+                this.count(frame.as_ref());
+                return Poll::Ready(frame);
+            }
+            if this.standing.is_none() || this.poll_look(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -10,6 +10,7 @@ mod page;
 mod record;
 mod scan;
 mod settings;
+mod standing;
 
 pub use ending::{Ending, Outcome};
 pub use hooks::on_tunnel;
@@ -17,6 +18,7 @@ pub(crate) use judge::not_ourselves;
 pub use page::{Page, status_of};
 pub use record::{Facts, decide, refuse};
 pub use settings::Settings;
+pub use standing::Standing;
 
 use crate::audit::{FlowId, Log};
 use crate::base::{Door, Host, HostName, Proto, Scheme};
@@ -28,7 +30,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -63,19 +65,25 @@ impl Flow {
         if Arc::ptr_eq(snapshot, &self.snapshot) {
             return Ok(self.client);
         }
-        let found = snapshot.client(self.interface.as_deref(), self.source.ip());
-        found.filter(|client| *snapshot.client_name(*client) == *self.client_name).ok_or_else(|| {
-            Refusal::new(
-                Reason::UnknownClient,
-                "after a reload this connection belongs to no client, or another",
-            )
-        })
+        client_in(snapshot, self.interface.as_deref(), self.source.ip(), &self.client_name)
     }
 
     /// The id of the flow's next decision.
     pub fn next_id(&self) -> FlowId {
         FlowId { flow: self.number, exchange: self.exchanges.fetch_add(1, Ordering::Relaxed) + 1 }
     }
+}
+
+fn client_in(
+    snapshot: &Snapshot,
+    interface: Option<&str>,
+    source: IpAddr,
+    name: &Arc<str>,
+) -> Result<ClientId, Refusal> {
+    let found = snapshot.client(interface, source);
+    found.filter(|client| *snapshot.client_name(*client) == **name).ok_or_else(|| {
+        Refusal::new(Reason::UnknownClient, "after a reload this connection belongs to no client, or another")
+    })
 }
 
 /// One request, with everything its flow states about its destination reconciled into one name and port.
@@ -118,6 +126,7 @@ pub struct Switched {
     pub ahead: Bytes,
     pub wire: Wire,
     pub ending: Arc<Ending>,
+    pub standing: Standing,
 }
 
 /// A stop: the refusal, and what is known of the request for its record.
@@ -169,8 +178,14 @@ pub async fn exchange(flow: &Flow, asked: Asked, body: Body) -> Reply {
         Ok(request) => request,
         Err(stop) => return fail(&ending, &facts, stop, None),
     };
-    match flow.shared.upstream.send(request, proto).await {
-        Ok(answer) => relay(flow, prepared, answer, ending, &facts),
+    let mut standing = Standing::new(flow, prepared);
+    let answered = tokio::select! {
+        biased;
+        answered = flow.shared.upstream.send(request, proto) => answered,
+        stop = standing.lost() => return fail(&ending, &facts, stop, None),
+    };
+    match answered {
+        Ok(answer) => relay(flow, standing, answer, ending, &facts),
         Err(error) => {
             let stop = match findings.stop() {
                 Some(stop) => stop,
@@ -206,15 +221,9 @@ async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, facts: Facts, stop: Stop
     page.reply(unread)
 }
 
-fn relay(
-    flow: &Flow,
-    prepared: judge::Prepared,
-    answer: Answer,
-    ending: Arc<Ending>,
-    facts: &Facts,
-) -> Reply {
+fn relay(flow: &Flow, standing: Standing, answer: Answer, ending: Arc<Ending>, facts: &Facts) -> Reply {
     ending.answered_by(answer.from, answer.version);
-    match answer::relay(flow, &prepared, answer, &ending) {
+    match answer::relay(flow, standing, answer, &ending) {
         Ok(reply) => reply,
         Err(stop) => fail(&ending, facts, stop, None),
     }
@@ -249,6 +258,6 @@ fn fail(ending: &Arc<Ending>, facts: &Facts, stop: Stop, error: Option<&Upstream
     // After an answer that was no HTTP the client's connection ends too: nothing more is believed of this exchange.
     reply.close |= matches!(error, Some(UpstreamError::Protocol(_)));
     let body = std::mem::take(reply.response.body_mut());
-    *reply.response.body_mut() = ending::counted_down(body, ending.clone());
+    *reply.response.body_mut() = ending::counted_down(body, ending.clone(), None);
     reply
 }
