@@ -1,6 +1,7 @@
 //! How an exchange that was let through came to its end: counted while it runs, recorded once, by construction. Whoever
 //! still works on the exchange holds it; the end record is written when the last one lets go.
 
+use super::answer::clean_trailers;
 use super::standing::LOOK;
 use super::{Shared, Standing};
 use crate::audit::{End, Finding, FlowId, Text};
@@ -185,6 +186,17 @@ impl Down {
         lost
     }
 
+    fn cleaned(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match (frame.into_trailers(), &self.standing) {
+            (Ok(mut trailers), Some(standing)) => {
+                clean_trailers(standing.prepared.permit.rule(), &mut trailers);
+                Frame::trailers(trailers)
+            }
+            (Ok(trailers), None) => Frame::trailers(trailers),
+            (Err(frame), _) => frame,
+        }
+    }
+
     fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
         ready!(look.as_mut().poll(cx));
@@ -225,7 +237,7 @@ impl HttpBody for Down {
             }
             if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
                 this.count(frame.as_ref());
-                return Poll::Ready(frame);
+                return Poll::Ready(frame.map(|frame| frame.map(|frame| this.cleaned(frame))));
             }
             if this.standing.is_none() || this.poll_look(cx).is_pending() {
                 return Poll::Pending;

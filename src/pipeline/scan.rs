@@ -8,8 +8,8 @@ use crate::codec::{Body, BodyError};
 use crate::dlp::{self, Coding, Finding, Limits, Selection};
 use crate::policy::{OnMatch, Permit, Reason};
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,10 +33,7 @@ pub(super) fn head(permit: &Permit, facts: &mut Facts) -> Result<(), Stop> {
         text.extend_from_slice(name.as_str().as_bytes());
     }
     for (name, value) in request.headers() {
-        text.push(BETWEEN);
-        text.extend_from_slice(name.as_str().as_bytes());
-        text.extend_from_slice(b": ");
-        text.extend_from_slice(value.as_bytes());
+        put_field(&mut text, name, value);
     }
     let Some(finding) = permit.snapshot().detectors().scan(dlp.outbound, &text) else { return Ok(()) };
     let in_target = usize::try_from(finding.offset).is_ok_and(|at| at < target_end);
@@ -46,6 +43,13 @@ pub(super) fn head(permit: &Permit, facts: &mut Facts) -> Result<(), Stop> {
         OnMatch::Block => Err(blocked(&finding, place)),
         OnMatch::Log => Ok(()),
     }
+}
+
+fn put_field(text: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    text.push(BETWEEN);
+    text.extend_from_slice(name.as_str().as_bytes());
+    text.extend_from_slice(b": ");
+    text.extend_from_slice(value.as_bytes());
 }
 
 /// Stands between the pieces of a head; no header, target or pattern holds it.
@@ -254,16 +258,19 @@ impl Scanned {
         Err(BodyError::Refused)
     }
 
-    fn trailers(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
-        if self.selection.is_empty() {
-            return Ok(frame);
-        }
-        for value in frame.trailers_ref().into_iter().flat_map(HeaderMap::values) {
-            if let Some(finding) = self.detectors.scan(self.selection, value.as_bytes()) {
+    /// Scans trailers. Those of a request end here all the same: a server that takes them for fields would get what
+    /// was neither judged nor stripped, and a placeholder in them is never swapped (RFC 9110 section 6.5.1).
+    fn trailers(&mut self, frame: Frame<Bytes>) -> Result<Option<Frame<Bytes>>, BodyError> {
+        if !self.selection.is_empty() {
+            let mut text = Vec::new();
+            for (name, value) in frame.trailers_ref().into_iter().flatten() {
+                put_field(&mut text, name, value);
+            }
+            if let Some(finding) = self.detectors.scan(self.selection, &text) {
                 self.stopped(&dlp::Stop::Finding(finding))?;
             }
         }
-        Ok(frame)
+        Ok(Some(frame).filter(|_| self.place.direction == Direction::Down))
     }
 
     /// A frame came: what it lets go on, or an error. `None`: nothing yet.
@@ -285,7 +292,7 @@ impl Scanned {
             }
             Err(frame) => {
                 match self.trailers(frame) {
-                    Ok(frame) => self.last = Some(frame),
+                    Ok(frame) => self.last = frame,
                     Err(error) => return Some(Err(error)),
                 }
                 self.end().err().map(Err)

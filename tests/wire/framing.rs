@@ -321,6 +321,29 @@ fn sm_28_a_body_that_is_a_request_never_becomes_one() {
 }
 
 #[test]
+fn sm_38_the_trailers_of_a_request_end_at_the_gate() {
+    let bed = Bed::new(P1);
+    let upload = |trailer: &str| {
+        format!(
+            "POST /upload HTTP/1.1\r\nHost: api.good.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+             5\r\nhello\r\n0\r\n{trailer}\r\n\r\n"
+        )
+    };
+    for trailer in ["X-Forwarded-Host: evil.test", "Authorization: Bearer x", "Content-Length: 5"] {
+        let mut wire = bed.https(PUB1, "api.good.test").unwrap();
+        let answer = wire.ask(upload(trailer)).unwrap();
+        assert!(answer.text().starts_with("5 "), "{trailer}: {answer:?}");
+        assert_eq!(wire.ask(get("api.good.test", "/next")).unwrap().status, 200);
+    }
+    for request in bed.world.origin.requests() {
+        let body = request.body.lock().unwrap();
+        assert!(body.as_ref().is_none_or(|(_, _, trailers)| trailers.is_empty()), "{body:?}");
+    }
+    let leak = upload(&format!("X-Note: {}", *K2));
+    assert_eq!(bed.fetch("api.good.test", leak).map(|answer| answer.status), Some(403));
+}
+
+#[test]
 fn sm_31_a_response_without_one_meaning_becomes_one_502() {
     const ANSWERS: &[&str] = &[
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
