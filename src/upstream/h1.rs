@@ -60,10 +60,16 @@ pub(super) async fn exchange(
         &request.headers,
         framing,
     );
+    // A server that does not read the body of such a request takes it for the next one; there is none.
+    let is_last = framing != Framing::None
+        && matches!(request.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
+    // The head ends in its empty line; these fields go before it.
     if request.websocket {
-        // The head ends in its empty line; the upgrade fields go before it.
         head.truncate(head.len() - 2);
         head.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
+    } else if is_last {
+        head.truncate(head.len() - 2);
+        head.extend_from_slice(b"connection: close\r\n\r\n");
     }
     let UpstreamRequest { method, body, websocket, .. } = request;
     let (writer, upload) = if framing == Framing::None {
@@ -86,7 +92,7 @@ pub(super) async fn exchange(
         let drain = upstream.tasks.drain_signal();
         upstream.tasks.spawn("upload", finish_upload(upload, drain));
     }
-    let connection = Parts { reader, writer: writer.or(finished), address };
+    let connection = Parts { reader, writer: writer.or(finished).filter(|_| !is_last), address };
     Ok(into_answer(head, connection, &method, upstream, key))
 }
 
@@ -166,7 +172,7 @@ fn stale(reused: bool, error: UpstreamError) -> UpstreamError {
 
 struct Parts {
     reader: Reader<ReadHalf<Wire>>,
-    /// Absent while an upload still uses it, or when it failed.
+    /// Absent where the connection ends with this answer: an upload still uses it, or failed.
     writer: Option<WriteHalf<Wire>>,
     address: UpstreamAddr,
 }

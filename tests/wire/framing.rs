@@ -344,6 +344,30 @@ fn sm_38_the_trailers_of_a_request_end_at_the_gate() {
 }
 
 #[test]
+fn sm_28_a_body_that_is_usually_none_ends_its_upstream_connection() {
+    let bed = Bed::new(P1);
+    script_pub1(&bed, careless);
+    for method in ["GET", "HEAD", "DELETE"] {
+        let hidden = get("api.good.test", "/hidden");
+        let length = hidden.len();
+        let mut wire = bed.https(PUB1, "api.good.test").unwrap();
+        wire.send(format!(
+            "{method} / HTTP/1.1\r\nHost: api.good.test\r\nContent-Length: {length}\r\n\r\n{hidden}"
+        ));
+        assert_eq!(wire.head().unwrap().status, 200);
+        assert_eq!(bed.fetch("api.good.test", get("api.good.test", "/next")).unwrap().text(), "/next");
+    }
+    let connections = bed.world.origin.connections();
+    let carried: Vec<String> =
+        connections.iter().map(|c| c.text()).filter(|t| t.contains("/hidden")).collect();
+    assert_eq!(carried.len(), 3);
+    for text in carried {
+        assert!(text.contains("connection: close\r\n"), "the origin is told that nothing follows: {text}");
+        assert!(text.ends_with(&get("api.good.test", "/hidden")), "and nothing does: {text}");
+    }
+}
+
+#[test]
 fn sm_31_a_response_without_one_meaning_becomes_one_502() {
     const ANSWERS: &[&str] = &[
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
