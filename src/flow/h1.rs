@@ -248,8 +248,10 @@ where
         close = true;
     }
     let keep_alive_10 = shape.version < Version::HTTP_11 && !close;
+    // An answer to HEAD that states no length must not be given one.
+    let told = if head_only && stated_length.is_none() { Framing::UntilClose } else { framing };
     let mut head = BytesMut::new();
-    encode_response(&mut head, parts.status, &parts.headers, framing, stated_length, close);
+    encode_response(&mut head, parts.status, &parts.headers, told, stated_length, close);
     if keep_alive_10 {
         head.truncate(head.len() - 2);
         head.extend_from_slice(b"connection: keep-alive\r\n\r\n");

@@ -368,6 +368,23 @@ fn sm_28_a_body_that_is_usually_none_ends_its_upstream_connection() {
 }
 
 #[test]
+fn an_answer_to_head_states_the_length_that_the_origin_states_or_none() {
+    let bed = Bed::new(P1);
+    script_pub1(&bed, |peer: &mut Conversation| {
+        while let Some(head) = peer.head() {
+            let coding =
+                if head.contains("/known") { "Content-Length: 7" } else { "Transfer-Encoding: chunked" };
+            peer.say(format!("HTTP/1.1 200 OK\r\n{coding}\r\n\r\n"));
+        }
+    });
+    let mut wire = bed.https(PUB1, "api.good.test").unwrap();
+    for (path, length) in [("/known", Some("7")), ("/unknown", None), ("/known", Some("7"))] {
+        wire.send(format!("HEAD {path} HTTP/1.1\r\nHost: api.good.test\r\n\r\n"));
+        assert_eq!(wire.head().unwrap().header("content-length"), length);
+    }
+}
+
+#[test]
 fn sm_31_a_response_without_one_meaning_becomes_one_502() {
     const ANSWERS: &[&str] = &[
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
