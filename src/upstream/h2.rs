@@ -4,8 +4,8 @@ use super::dial::Dialled;
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
 use crate::base::{Scheme, UpstreamAddr};
 use crate::codec::Body;
-use http::header::{COOKIE, HeaderValue};
-use http::{HeaderMap, Request, Uri, Version};
+use http::header::{CONTENT_LENGTH, COOKIE, HeaderValue};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::sync::Arc;
@@ -62,6 +62,7 @@ pub(super) async fn exchange(
         .path_and_query(request.target)
         .build()
         .map_err(|e| UpstreamError::Protocol(format!("the target has no HTTP/2 form: {e}")))?;
+    let is_head = request.method == Method::HEAD;
     let mut message = Request::new(request.body);
     *message.method_mut() = request.method;
     *message.uri_mut() = uri;
@@ -77,12 +78,16 @@ pub(super) async fn exchange(
     let response = tokio::time::timeout(upstream.settings.response_head, sending)
         .await
         .unwrap_or(Err(UpstreamError::HeadTimeout))?;
-    let (parts, body) = response.into_parts();
-    let body = Body::stream(Held { body, _users: users });
+    let (mut parts, body) = response.into_parts();
+    // As over HTTP/1: the length is framing and no field, and an answer that has no body by its nature has none.
+    let length = parts.headers.remove(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let no_content = parts.status == StatusCode::NO_CONTENT;
+    let bodiless = is_head || no_content || parts.status == StatusCode::NOT_MODIFIED;
+    let body = if bodiless { Body::Empty } else { Body::stream(Held { body, _users: users }) };
     let mut response = http::Response::new(body);
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
-    let stated_length = None;
+    let stated_length = length.filter(|_| bodiless && !no_content);
     Ok(Answer { response, from: address, version: Version::HTTP_2, stated_length, switched: None })
 }
 
