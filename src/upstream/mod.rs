@@ -22,6 +22,7 @@ use crate::policy::{DialRight, TunnelPermit};
 use crate::rt::Tasks;
 use pool::{Key, Pool};
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -68,21 +69,31 @@ impl Upstream {
     }
 
     async fn send_h1(&self, key: Key, request: UpstreamRequest) -> Result<Answer, UpstreamError> {
-        let mut request = request;
-        if let Some(held) = self.pool.take_h1(&key) {
-            let again = request.repeatable();
-            match h1::exchange(held, request, self, &key).await {
-                Err(UpstreamError::Stale) => {
-                    let Some(copy) = again else { return Err(UpstreamError::Closed) };
-                    request = copy;
-                }
-                other => return other,
-            }
-        }
+        let request = match self.reuse_h1(&key, request).await {
+            ControlFlow::Break(answered) => return answered,
+            ControlFlow::Continue(request) => request,
+        };
         match self.dial(&request, &[Proto::H1]).await {
             Ok(dialled) => h1::exchange(h1::Connection::new(dialled), request, self, &key).await,
             Err(UpstreamError::NoCommonProtocol) => Box::pin(self.send_h2(key, request)).await,
             Err(error) => Err(error),
+        }
+    }
+
+    /// Over an idle connection, where one is held. Gives the request back where it needs a fresh one.
+    async fn reuse_h1(
+        &self,
+        key: &Key,
+        request: UpstreamRequest,
+    ) -> ControlFlow<Result<Answer, UpstreamError>, UpstreamRequest> {
+        let Some(held) = self.pool.take_h1(key) else { return ControlFlow::Continue(request) };
+        let again = request.repeatable();
+        match h1::exchange(held, request, self, key).await {
+            Err(UpstreamError::Stale) => match again {
+                Some(copy) => ControlFlow::Continue(copy),
+                None => ControlFlow::Break(Err(UpstreamError::Closed)),
+            },
+            other => ControlFlow::Break(other),
         }
     }
 
@@ -100,13 +111,18 @@ impl Upstream {
                 other => return other,
             }
         }
-        if cell.is_h1_only()
-            && let Some(held) = self.pool.take_h1(&key)
-        {
-            return h1::exchange(held, request, self, &key).await;
-        }
-        // One dial at a time for each key: whoever waits uses what the first one opened.
-        let turn = cell.turn().await;
+        let turn = if cell.is_h1_only() {
+            request = match self.reuse_h1(&key, request).await {
+                ControlFlow::Break(answered) => return answered,
+                ControlFlow::Continue(request) => request,
+            };
+            None
+        } else {
+            // One dial at a time for each key: whoever waits uses what the first one opened. Where that takes too
+            // long the others must not fail one after the other.
+            let turn = tokio::time::timeout(self.settings.handshake, cell.turn()).await;
+            Some(turn.map_err(|_| UpstreamError::ConnectTimeout)?)
+        };
         if let Some(held) = cell.current() {
             drop(turn);
             return h2::exchange(held, request, self).await;
