@@ -17,7 +17,6 @@ use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use std::sync::Arc;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 /// What the door itself binds: nothing but clear text.
@@ -78,29 +77,26 @@ async fn connect(
     let Client { reader, mut writer, .. } = connection;
     let mut head = BytesMut::new();
     encode_response(&mut head, StatusCode::OK, &HeaderMap::new(), Framing::UntilClose, None, false);
-    if write_message(&mut writer, head, &mut Body::Empty, Framing::None, &mut 0).await.is_err() {
+    if write_message(&mut writer, head, &mut Body::Empty, Framing::None, &mut 0)
+        .await
+        .is_err()
+    {
         return;
     }
     let (ahead, read) = reader.into_parts();
-    let mut stream = read.unsplit(writer);
+    let stream = read.unsplit(writer);
     // The flow's only other holder was the loop that called us.
     let Ok(flow) = Arc::try_unwrap(flow) else { return };
-    let mut ahead = BytesMut::from(ahead);
-    let raw = flow.shared.snapshot.load().opens_tcp(flow.client, port);
-    if raw {
-        return raw_tcp(
-            gate,
-            Bound { stream, ahead: ahead.freeze(), flow, ticket, port, named: Some(host), target: None },
-        )
-        .await;
+    if sniff::is_raw(&flow, port) {
+        return raw_tcp(gate, Bound { stream, ahead, flow, ticket, port, named: Some(host), target: None })
+            .await;
     }
-    let first = tokio::time::timeout(gate.settings.hello, sniff::classify(&mut stream, &mut ahead)).await;
-    let Ok(Some(first)) = first else {
-        // Opened and closed without a word inside.
-        let _ = stream.shutdown().await;
+    let authority = format!("{host}:{port}");
+    let Some((stream, first, ahead)) = sniff::in_time(gate, &flow, stream, ahead.into(), authority).await
+    else {
         return;
     };
-    let bound = Bound { stream, ahead: ahead.freeze(), flow, ticket, port, named: Some(host), target: None };
+    let bound = Bound { stream, ahead, flow, ticket, port, named: Some(host), target: None };
     carry_out(gate, Some(decide::first_bytes(bound, first))).await;
 }
 

@@ -36,30 +36,38 @@ pub(super) enum FirstBytes {
 }
 
 pub(super) async fn first_bytes(gate: &Arc<Gate>, targeted: Targeted) -> Option<Sniffed> {
-    let Targeted { mut stream, flow, ticket, target } = targeted;
-    let snapshot = flow.shared.snapshot.load();
-    if snapshot.opens_tcp(flow.client, target.0.port()) {
-        return Some(Sniffed {
-            stream,
-            flow,
-            ticket,
-            target,
-            first: FirstBytes::Unread,
-            ahead: Bytes::new(),
-        });
+    let Targeted { stream, flow, ticket, target } = targeted;
+    if is_raw(&flow, target.0.port()) {
+        let (first, ahead) = (FirstBytes::Unread, Bytes::new());
+        return Some(Sniffed { stream, flow, ticket, target, first, ahead });
     }
-    drop(snapshot);
-    let mut ahead = BytesMut::new();
+    let (stream, first, ahead) = in_time(gate, &flow, stream, BytesMut::new(), String::new()).await?;
+    Some(Sniffed { stream, flow, ticket, target, first, ahead })
+}
+
+/// Whether a rule of the flow's client opens this port for bytes that are not looked at.
+pub(super) fn is_raw(flow: &Flow, port: u16) -> bool {
+    let snapshot = flow.shared.snapshot.load_full();
+    // Who belongs to no client any more is refused at the next step.
+    flow.client_in(&snapshot).is_ok_and(|client| snapshot.opens_tcp(client, port))
+}
+
+/// The first bytes, behind those in `ahead`. `None`: the connection is over, with a record where it asked for anything.
+pub(super) async fn in_time(
+    gate: &Gate,
+    flow: &Flow,
+    mut stream: TcpStream,
+    mut ahead: BytesMut,
+    authority: String,
+) -> Option<(TcpStream, FirstBytes, Bytes)> {
     match tokio::time::timeout(gate.settings.hello, classify(&mut stream, &mut ahead)).await {
-        Ok(Some(first)) => Some(Sniffed { stream, flow, ticket, target, first, ahead: ahead.freeze() }),
+        Ok(Some(first)) => Some((stream, first, ahead.freeze())),
         // Closed without a word: a connection pool warming up, or a port probe. Nothing was asked, nothing is decided.
         Ok(None) if ahead.is_empty() => None,
-        Ok(None) => {
-            Some(Sniffed { stream, flow, ticket, target, first: FirstBytes::Other, ahead: ahead.freeze() })
-        }
+        Ok(None) => Some((stream, FirstBytes::Other, ahead.freeze())),
         Err(_) => {
             let refusal = Refusal::new(Reason::Timeout, "the first bytes did not come in time");
-            refuse::connection(&flow, String::new(), "tcp", &refusal).await;
+            refuse::connection(flow, authority, "tcp", &refusal).await;
             refuse::reset(stream);
             None
         }
@@ -67,7 +75,7 @@ pub(super) async fn first_bytes(gate: &Arc<Gate>, targeted: Targeted) -> Option<
 }
 
 /// Reads until it can tell. `None`: the peer closed before.
-pub(super) async fn classify(stream: &mut TcpStream, ahead: &mut BytesMut) -> Option<FirstBytes> {
+async fn classify(stream: &mut TcpStream, ahead: &mut BytesMut) -> Option<FirstBytes> {
     let mut hello = Pending::default();
     loop {
         match told(&mut hello, ahead) {
@@ -104,7 +112,12 @@ fn http_or_other(bytes: &[u8]) -> Option<FirstBytes> {
     if bytes.starts_with(b"PRI * HTTP/2") || bytes.starts_with(b"SSH-") {
         return Some(FirstBytes::Other);
     }
-    let bytes = bytes.trim_ascii_start();
+    // The reader of heads skips as many.
+    let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+    let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+    if matches!(bytes, b"" | b"\r") {
+        return None;
+    }
     match bytes.iter().position(|b| !b.is_ascii_alphabetic() && *b != b'-' && *b != b'_' && *b != b'*') {
         Some(0) => Some(FirstBytes::Other),
         Some(at) if at <= METHOD_BYTES && bytes.get(at) == Some(&b' ') => {
@@ -134,13 +147,15 @@ mod tests {
             b"EHLO\r\n",
             b"{}",
             b"\x04\x01\0P",
+            b"\r\n\r\n\r\n",
+            b"\r\r",
         ] {
             assert_eq!(kind(other), Some(false), "{other:?}");
         }
         for http in [&b"GET / HTTP/1.1\r\n"[..], b"get / HTTP/1.1\r\n", b"PROPFIND /", b"\r\nGET /"] {
             assert_eq!(kind(http), Some(true), "{http:?}");
         }
-        for short in [&b""[..], b"G", b"PRI * HTT", b"\x16\x03"] {
+        for short in [&b""[..], b"G", b"PRI * HTT", b"\x16\x03", b"\r", b"\r\n\r\n"] {
             assert_eq!(kind(short), None, "{short:?}");
         }
     }
