@@ -37,7 +37,15 @@ pub(super) async fn transparent(gate: &Arc<Gate>, accepted: Accepted, number: u6
                 OriginalDstError::NoDestination(_) => Reason::NoDestination,
                 OriginalDstError::Loop(_) => Reason::Loop,
             };
-            turn_away(gate, accepted, number, None, Refusal::new(reason, error.to_string())).await;
+            turn_away(
+                gate,
+                accepted,
+                number,
+                Door::Transparent,
+                None,
+                Refusal::new(reason, error.to_string()),
+            )
+            .await;
             return None;
         }
     };
@@ -61,7 +69,7 @@ async fn identify(
     let Some(client) = snapshot.client(accepted.interface.as_deref(), source.ip()) else {
         let interface = accepted.interface.as_deref().unwrap_or("an unknown interface");
         let detail = format!("no client has this source on {interface}");
-        turn_away(gate, accepted, number, target, Refusal::new(Reason::UnknownClient, detail)).await;
+        turn_away(gate, accepted, number, door, target, Refusal::new(Reason::UnknownClient, detail)).await;
         return None;
     };
     let client_name = snapshot.client_name(client).clone();
@@ -78,7 +86,7 @@ async fn identify(
     let settings = &gate.settings;
     let Some(ticket) = gate.registry.enter(info, settings.flows_per_client, settings.flows_total) else {
         let refusal = Refusal::new(Reason::Limit, "the client has as many open connections as it may");
-        turn_away(gate, accepted, number, target.map(OriginalDst), refusal).await;
+        turn_away(gate, accepted, number, door, target.map(OriginalDst), refusal).await;
         return None;
     };
     let flow = Flow {
@@ -102,15 +110,11 @@ async fn turn_away(
     gate: &Arc<Gate>,
     accepted: Accepted,
     number: u64,
+    door: Door,
     target: Option<OriginalDst>,
     refusal: Refusal,
 ) {
     let snapshot: Arc<Snapshot> = gate.shared.snapshot.load_full();
-    let door = if target.is_some() || refusal.reason != Reason::UnknownClient {
-        Door::Transparent
-    } else {
-        Door::Explicit
-    };
     let decision = Decision {
         id: FlowId { flow: number, exchange: 1 },
         verdict: "deny",
