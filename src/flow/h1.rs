@@ -198,7 +198,8 @@ impl Shape {
         Self {
             framing: head.framing,
             persistence: head.persistence,
-            expects_continue: head.expects_continue,
+            // HTTP/1.0 knows no interim answers (RFC 9110 section 10.1.1).
+            expects_continue: head.expects_continue && head.version >= Version::HTTP_11,
             version: head.version,
         }
     }
@@ -279,11 +280,20 @@ async fn say_continue<W: AsyncWrite + Unpin>(wanted: Option<Arc<Notify>>, writer
 enum Holder<R> {
     Reader(Box<Reader<R>>),
     Slot(Slot<R>),
+    /// Back from a body that was not read to its end.
+    Left(Box<Left<R>>),
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
     /// Ends when the client has closed while we work for it, so that nobody works on for nobody.
     async fn client_gone(&mut self, eof_is_the_end: bool) {
+        if let Self::Slot(slot) = self {
+            let left = slot.returned().await;
+            *self = match left {
+                Left { reader, rest: None } => Self::Reader(Box::new(reader)),
+                left => Self::Left(Box::new(left)),
+            };
+        }
         if let Self::Reader(reader) = self {
             match reader.wait_for_data().await {
                 Ok(false) if eof_is_the_end => return,
@@ -306,6 +316,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
         let settings = &gate.settings;
         let left = match self {
             Self::Reader(reader) => Some(Left { reader: *reader, rest: None }),
+            Self::Left(left) => Some(*left),
             Self::Slot(slot) => match slot.take() {
                 Some(left) => Some(left),
                 None => tokio::time::timeout(settings.drain_time, slot.returned()).await.ok(),
@@ -313,7 +324,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
         }?;
         if close {
             // An answer that is followed by a reset is lost in most clients: close our side and read the rest away.
-            let _ = writer.shutdown().await;
+            let _ = tokio::time::timeout(settings.drain_time, writer.shutdown()).await;
             let mut reader = left.reader;
             let away = async { while reader.discard().await.is_ok_and(|n| n > 0) {} };
             let _ = tokio::time::timeout(settings.drain_time, away).await;
