@@ -257,7 +257,7 @@ where
         head.truncate(head.len() - 2);
         head.extend_from_slice(b"connection: keep-alive\r\n\r\n");
     }
-    if write_message(&mut writer, head, &mut body, framing, &mut 0).await.is_err() {
+    if write_message(&mut writer, head, &mut body, framing, settings.write_stall).await.is_err() {
         // Visibly cut: no last chunk, or fewer bytes than the head says.
         return None;
     }

@@ -72,16 +72,17 @@ pub(super) async fn exchange(
         head.extend_from_slice(b"connection: close\r\n\r\n");
     }
     let UpstreamRequest { method, body, websocket, .. } = request;
+    let stall = upstream.settings.write_stall;
     let (writer, upload) = if framing == Framing::None {
         let mut writer = writer;
-        let sent = write_message(&mut writer, head, &mut Body::Empty, framing, &mut 0).await;
+        let sent = write_message(&mut writer, head, &mut Body::Empty, framing, stall).await;
         sent.map_err(|e| stale(reused, e.into()))?;
         (Some(writer), None)
     } else {
         let mut writer = writer;
         let upload: Uploading = Box::pin(async move {
             let mut body = body;
-            let result = write_message(&mut writer, head, &mut body, framing, &mut 0).await;
+            let result = write_message(&mut writer, head, &mut body, framing, stall).await;
             (writer, result)
         });
         (None, Some(upload))

@@ -321,29 +321,6 @@ fn sm_28_a_body_that_is_a_request_never_becomes_one() {
 }
 
 #[test]
-fn sm_38_the_trailers_of_a_request_end_at_the_gate() {
-    let bed = Bed::new(P1);
-    let upload = |trailer: &str| {
-        format!(
-            "POST /upload HTTP/1.1\r\nHost: api.good.test\r\nTransfer-Encoding: chunked\r\n\r\n\
-             5\r\nhello\r\n0\r\n{trailer}\r\n\r\n"
-        )
-    };
-    for trailer in ["X-Forwarded-Host: evil.test", "Authorization: Bearer x", "Content-Length: 5"] {
-        let mut wire = bed.https(PUB1, "api.good.test").unwrap();
-        let answer = wire.ask(upload(trailer)).unwrap();
-        assert!(answer.text().starts_with("5 "), "{trailer}: {answer:?}");
-        assert_eq!(wire.ask(get("api.good.test", "/next")).unwrap().status, 200);
-    }
-    for request in bed.world.origin.requests() {
-        let body = request.body.lock().unwrap();
-        assert!(body.as_ref().is_none_or(|(_, _, trailers)| trailers.is_empty()), "{body:?}");
-    }
-    let leak = upload(&format!("X-Note: {}", *K2));
-    assert_eq!(bed.fetch("api.good.test", leak).map(|answer| answer.status), Some(403));
-}
-
-#[test]
 fn sm_28_a_body_that_is_usually_none_ends_its_upstream_connection() {
     let bed = Bed::new(P1);
     script_pub1(&bed, careless);
@@ -382,6 +359,29 @@ fn an_answer_to_head_states_the_length_that_the_origin_states_or_none() {
         wire.send(format!("HEAD {path} HTTP/1.1\r\nHost: api.good.test\r\n\r\n"));
         assert_eq!(wire.head().unwrap().header("content-length"), length);
     }
+}
+
+#[test]
+fn sm_38_the_trailers_of_a_request_end_at_the_gate() {
+    let bed = Bed::new(P1);
+    let upload = |trailer: &str| {
+        format!(
+            "POST /upload HTTP/1.1\r\nHost: api.good.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+             5\r\nhello\r\n0\r\n{trailer}\r\n\r\n"
+        )
+    };
+    for trailer in ["X-Forwarded-Host: evil.test", "Authorization: Bearer x", "Content-Length: 5"] {
+        let mut wire = bed.https(PUB1, "api.good.test").unwrap();
+        let answer = wire.ask(upload(trailer)).unwrap();
+        assert!(answer.text().starts_with("5 "), "{trailer}: {answer:?}");
+        assert_eq!(wire.ask(get("api.good.test", "/next")).unwrap().status, 200);
+    }
+    for request in bed.world.origin.requests() {
+        let body = request.body.lock().unwrap();
+        assert!(body.as_ref().is_none_or(|(_, _, trailers)| trailers.is_empty()), "{body:?}");
+    }
+    let leak = upload(&format!("X-Note: {}", *K2));
+    assert_eq!(bed.fetch("api.good.test", leak).map(|answer| answer.status), Some(403));
 }
 
 #[test]
