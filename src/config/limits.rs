@@ -72,7 +72,6 @@ impl Limits {
             "body_patience" => Time(&mut flow.body_patience),
             "body_bytes_per_second" => Count32(&mut flow.body_rate),
             "response_write_timeout" => Time(&mut flow.write_stall),
-            "drain_bytes" => Count64(&mut flow.drain_bytes),
             "drain_timeout" => Time(&mut flow.drain_time),
             "head_bytes" => Count(&mut flow.head_limits.bytes),
             "head_fields" => Count(&mut flow.head_limits.fields),
@@ -106,14 +105,13 @@ impl Limits {
 }
 
 /// The keys in the order of the documentation.
-const KEYS: [&str; 34] = [
+const KEYS: [&str; 33] = [
     "hello_timeout",
     "head_timeout",
     "idle_timeout",
     "body_patience",
     "body_bytes_per_second",
     "response_write_timeout",
-    "drain_bytes",
     "drain_timeout",
     "head_bytes",
     "head_fields",

@@ -17,9 +17,8 @@ pub struct Settings {
     pub body_rate: u32,
     /// How long a client may take nothing of its answer; a download that was paused is taken up again sooner.
     pub write_stall: Duration,
-    /// The unread rest of an upload that was refused is read and thrown away up to here, so that the client sees the
+    /// The unread rest of an upload that was refused is read and thrown away for so long, so that the client sees the
     /// answer instead of a reset.
-    pub drain_bytes: u64,
     pub drain_time: Duration,
     /// Heads of requests; the same figures hold for HTTP/2.
     pub head_limits: HeadLimits,
@@ -44,7 +43,6 @@ impl Default for Settings {
             body_patience: Duration::from_secs(60),
             body_rate: 64,
             write_stall: Duration::from_secs(600),
-            drain_bytes: 4 * 1024 * 1024,
             drain_time: Duration::from_secs(5),
             head_limits: HeadLimits { bytes: 64 * 1024, fields: 100 },
             flows_per_client: 2048,

@@ -242,7 +242,8 @@ impl Returning {
     fn return_if_done(&mut self) {
         if self.message.as_ref().is_some_and(HttpBody::is_end_stream) {
             self.message = None;
-            if let (Some(home), Some(Left { reader, rest: None })) = (self.home.take(), self.slot.take()) {
+            if let (Some(home), Some(Left { reader, finished: true })) = (self.home.take(), self.slot.take())
+            {
                 home.take_back(reader);
             }
         }

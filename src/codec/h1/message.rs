@@ -37,13 +37,9 @@ struct Shared<R> {
 #[derive(Debug)]
 pub struct Left<R> {
     pub reader: Reader<R>,
-    /// The rest of the message, where it was not read to its end.
-    pub rest: Option<Rest>,
+    /// The message was read to its end, so that another may follow.
+    pub finished: bool,
 }
-
-/// The framing state of a message that was not read to its end.
-#[derive(Debug)]
-pub struct Rest(State);
 
 #[derive(Debug)]
 enum State {
@@ -67,31 +63,6 @@ impl<R> Slot<R> {
                 return left;
             }
             notified.await;
-        }
-    }
-}
-
-impl<R: AsyncRead + Unpin> Left<R> {
-    /// Reads and throws away the rest of the message, at most `limit` bytes of it. `None`: the connection cannot
-    /// carry another message.
-    pub async fn drain(mut self, limit: u64) -> Option<Reader<R>> {
-        let Some(Rest(mut state)) = self.rest else { return Some(self.reader) };
-        let mut read = 0u64;
-        loop {
-            match state.step(&mut self.reader.buf) {
-                Ok(Step::Data(data)) => read += data.len() as u64,
-                Ok(Step::End(_)) => return Some(self.reader),
-                Ok(Step::NeedMore) => {
-                    let n = std::future::poll_fn(|cx| self.reader.poll_fill(cx)).await.ok()?;
-                    if n == 0 {
-                        return None;
-                    }
-                }
-                Err(_) => return None,
-            }
-            if read > limit {
-                return None;
-            }
         }
     }
 }
@@ -265,9 +236,8 @@ impl<R: AsyncRead + Unpin> HttpBody for MessageBody<R> {
 impl<R> Drop for MessageBody<R> {
     fn drop(&mut self) {
         let Some(reader) = self.reader.take() else { return };
-        let state = std::mem::replace(&mut self.state, State::Failed);
-        let rest = (!state.is_done()).then_some(Rest(state));
-        *self.slot.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(Left { reader, rest });
+        let left = Left { reader, finished: self.state.is_done() };
+        *self.slot.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
         self.slot.returned.notify_one();
     }
 }
