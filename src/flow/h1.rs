@@ -6,10 +6,10 @@ use super::registry::Ticket;
 use super::{Gate, tunnel};
 use crate::base::Proto;
 use crate::codec::h1::{
-    Framing, HeadError, Left, MessageBody, Pace, Persistence, ReadError, Reader, RequestHead, Slot,
+    Framing, HeadError, Left, MessageBody, Persistence, ReadError, Reader, RequestHead, Slot,
     encode_response, framing_of, write_message,
 };
-use crate::codec::{Body, Recorded};
+use crate::codec::{Body, Pace, Recorded};
 use crate::dns::Leases;
 use crate::pipeline::{self, Asked, Flow, Outcome, Rejected, Reply, Switched};
 use crate::policy::{Reason, Refusal};

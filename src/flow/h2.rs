@@ -3,7 +3,7 @@
 use super::claim;
 use super::h1::Service;
 use super::{Gate, Settings};
-use crate::codec::{Body, BodyError};
+use crate::codec::{Body, BodyError, Pace, Paced};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
@@ -29,12 +29,13 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, servic
     let settings = &gate.settings;
     let streams = Arc::new(Streams::default());
     let fields = settings.head_limits.fields;
+    let pace = Pace { patience: settings.body_patience, bytes_per_second: settings.body_rate };
     let answer = {
         let streams = streams.clone();
         service_fn(move |request| {
             let busy = Busy::begin(&streams);
             // Boxed: hyper moves this future several times on its way into a task.
-            Box::pin(answer(service.clone(), request, fields, busy))
+            Box::pin(answer(service.clone(), request, fields, pace, busy))
         })
     };
     let connection = Builder::new(gate.tasks.clone())
@@ -134,10 +135,11 @@ async fn answer(
     service: Arc<Service>,
     request: Request<Incoming>,
     fields: usize,
+    pace: Pace,
     mut busy: Busy,
 ) -> Result<Response<Body>, Infallible> {
     let (parts, incoming) = request.into_parts();
-    let body = if incoming.is_end_stream() { Body::Empty } else { Body::H2(incoming) };
+    let body = if incoming.is_end_stream() { Body::Empty } else { Body::stream(Paced::new(incoming, pace)) };
     let claimed = claim::h2(parts, &service.connection, fields);
     let head_length = claimed.as_ref().is_ok_and(|asked| asked.method == http::Method::HEAD);
     let reply = service.answer(claimed, body).await;

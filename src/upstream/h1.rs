@@ -6,10 +6,10 @@ use super::pool::{Key, Pool};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest, Wire};
 use crate::base::UpstreamAddr;
 use crate::codec::h1::{
-    Framing, HeadLimits, Left, MessageBody, Pace, Persistence, Reader, ResponseHead, Slot, WriteError,
+    Framing, HeadLimits, Left, MessageBody, Persistence, Reader, ResponseHead, Slot, WriteError,
     encode_request, framing_of, write_message,
 };
-use crate::codec::{Body, BodyError};
+use crate::codec::{Body, BodyError, Pace};
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};

@@ -3,7 +3,7 @@
 use super::dial::Dialled;
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
 use crate::base::{Scheme, UpstreamAddr};
-use crate::codec::Body;
+use crate::codec::{Body, Pace, Paced};
 use http::header::{CONTENT_LENGTH, COOKIE, HeaderValue};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -82,8 +82,13 @@ pub(super) async fn exchange(
     // As over HTTP/1: the length is framing and no field, and an answer that has no body by its nature has none.
     let length = parts.headers.remove(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let no_content = parts.status == StatusCode::NO_CONTENT;
+    let pace = Pace { patience: upstream.settings.response_silence, bytes_per_second: 0 };
     let bodiless = is_head || no_content || parts.status == StatusCode::NOT_MODIFIED;
-    let body = if bodiless { Body::Empty } else { Body::stream(Held { body, _users: users }) };
+    let body = if bodiless {
+        Body::Empty
+    } else {
+        Body::stream(Held { body: Paced::new(body, pace), _users: users })
+    };
     let mut response = http::Response::new(body);
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
@@ -119,7 +124,7 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 
 /// An answer's body that keeps its connection from counting as idle.
 struct Held {
-    body: hyper::body::Incoming,
+    body: Paced,
     _users: Arc<()>,
 }
 
@@ -131,7 +136,7 @@ impl http_body::Body for Held {
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
