@@ -58,6 +58,7 @@ struct Last {
     reason: Option<Reason>,
     detail: Option<String>,
     findings: Vec<(String, &'static str, String)>,
+    never_began: bool,
 }
 
 /// Findings that one record lists.
@@ -113,6 +114,11 @@ impl Ending {
         }
     }
 
+    /// Its decision could not be recorded, so that nothing was let through.
+    pub(crate) fn never_began(&self) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).never_began = true;
+    }
+
     pub(crate) fn found(&self, detector: &str, place: &'static str, encoding: &str) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.findings.len() < MAX_FINDINGS {
@@ -124,6 +130,9 @@ impl Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         let last = std::mem::take(self.last.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if last.never_began {
+            return;
+        }
         let findings: Vec<Finding<'_>> = last
             .findings
             .iter()
