@@ -2,9 +2,12 @@
 
 use super::{ConfigFile, json, out, shown};
 use crate::config::Config;
-use crate::tls::{Anchors, Authority, Created, EnvStyle, Roots, bundle, env_lines, trusted};
+use crate::tls::{
+    Anchors, Authority, Created, EnvStyle, Roots, bundle, env_lines, promote, stage, to_pem, trusted,
+};
 use anyhow::{Context, bail};
 use clap::{Subcommand, ValueEnum};
+use rustls::pki_types::CertificateDer;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -54,6 +57,13 @@ pub(super) enum Verb {
         #[arg(long, value_enum, default_value = "shell")]
         style: Style,
     },
+    /// Prepares the next authority while the present one still signs; with --now, puts it in place
+    Rotate {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[arg(long)]
+        now: bool,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -73,20 +83,21 @@ pub(super) fn perform(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::New { file } => new(&file.file)?,
         Verb::Show { file, json } => show(&file.file, json)?,
         Verb::Export { file, format, output } => {
-            let authority = existing(&file.file)?;
-            match format {
-                Format::Pem => write(output.as_deref(), authority.certificate_pem().as_bytes())?,
-                Format::Der => write(output.as_deref(), authority.certificate_der())?,
+            let all = certificates(&file.file)?;
+            match (format, all.first()) {
+                (Format::Der, Some(current)) => write(output.as_deref(), current)?,
+                _ => write(
+                    output.as_deref(),
+                    all.iter().map(|der| to_pem(der)).collect::<String>().as_bytes(),
+                )?,
             }
         }
         Verb::Bundle { file, output } => {
-            let config = Config::load(&file.file, None)?;
-            existing(&file.file)?;
             let anchors = Anchors::load(&Roots::System)?;
-            write(output.as_deref(), bundle(&anchors, &trusted(&config.ca)?).as_bytes())?;
+            write(output.as_deref(), bundle(&anchors, &certificates(&file.file)?).as_bytes())?;
         }
         Verb::Env { file, bundle, certificate, style } => {
-            existing(&file.file)?;
+            certificates(&file.file)?;
             let style = match style {
                 Style::Shell => EnvStyle::Shell,
                 Style::File => EnvStyle::EnvFile,
@@ -95,8 +106,43 @@ pub(super) fn perform(verb: Verb) -> anyhow::Result<ExitCode> {
                 .context("a path holds a character that an environment file cannot carry")?;
             out(&lines)?;
         }
+        Verb::Rotate { file, now } => rotate(&file.file, now)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What clients should trust: the current certificate first, and the next and previous while they are valid.
+fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let config = Config::load(file, None)?;
+    let all = trusted(&config.ca)?;
+    if all.is_empty() {
+        return Err(missing(&config, file));
+    }
+    Ok(all)
+}
+
+/// A client that trusts what nobody uses is no help, so none is made here.
+fn missing(config: &Config, file: &Path) -> anyhow::Error {
+    anyhow::anyhow!(
+        "there is no authority at {} that this user can read: start the daemon once, or outgate ca new -c {}",
+        shown(&config.ca.certificate),
+        shown(file)
+    )
+}
+
+fn rotate(file: &Path, now: bool) -> anyhow::Result<()> {
+    let config = Config::load(file, None)?;
+    if now {
+        let authority = promote(&config.ca)?;
+        let summary = authority.summary();
+        return out(&format!(
+            "{summary}\nin place; restart the daemon, and keep the old one trusted for a week\n"
+        ));
+    }
+    let (next, created) = stage(&config.ca)?;
+    let word = if created == Created::Loaded { "was prepared before" } else { "is prepared" };
+    let summary = next.summary();
+    out(&format!("{summary}\n{word}: give clients `outgate ca bundle`, then run `outgate ca rotate --now`\n"))
 }
 
 fn new(file: &Path) -> anyhow::Result<()> {
@@ -111,11 +157,10 @@ fn new(file: &Path) -> anyhow::Result<()> {
 
 fn show(file: &Path, as_json: bool) -> anyhow::Result<()> {
     let config = Config::load(file, None)?;
-    let authority = existing(file)?;
+    let summary = Authority::describe(&config.ca)?.ok_or_else(|| missing(&config, file))?;
     if !as_json {
-        return out(&format!("certificate  {}\n{}\n", shown(&config.ca.certificate), authority.summary()));
+        return out(&format!("certificate  {}\n{summary}\n", shown(&config.ca.certificate)));
     }
-    let summary = authority.summary();
     json(&serde_json::json!({
         "certificate": config.ca.certificate,
         "subject": summary.subject,
@@ -128,19 +173,6 @@ fn show(file: &Path, as_json: bool) -> anyhow::Result<()> {
     }))
 }
 
-/// Loads the authority without making one: a client that trusts what nobody uses is no help.
-fn existing(file: &Path) -> anyhow::Result<Authority> {
-    let config = Config::load(file, None)?;
-    if !config.ca.certificate.exists() {
-        bail!(
-            "there is no authority at {} yet: start the daemon once, or outgate ca new -c {}",
-            shown(&config.ca.certificate),
-            shown(file)
-        );
-    }
-    Ok(Authority::load_or_create(&config.ca)?.0)
-}
-
 fn write(to: Option<&Path>, bytes: &[u8]) -> anyhow::Result<()> {
     match to {
         Some(path) => {
@@ -151,7 +183,11 @@ fn write(to: Option<&Path>, bytes: &[u8]) -> anyhow::Result<()> {
             if stdout.is_terminal() && std::str::from_utf8(bytes).is_err() {
                 bail!("DER is no text: name a file with -o");
             }
-            stdout.write_all(bytes).context("standard output cannot be written")
+            match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+                // The reader has what it wanted.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+                written => written.context("standard output cannot be written"),
+            }
         }
     }
 }

@@ -46,24 +46,18 @@ fn list(file: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     }
     let flows: Vec<Value> =
         serde_json::from_str(&text).context("the daemon's answer is not what was expected")?;
-    let mut table = String::new();
     let field = |flow: &Value, name: &str| match flow.get(name) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => "-".to_owned(),
         Some(other) => other.to_string(),
     };
     let columns = ["id", "client", "source", "door", "host", "age_seconds"];
-    writeln!(
-        table,
-        "{:<10} {:<12} {:<24} {:<12} {:<40} {}",
-        "ID", "CLIENT", "SOURCE", "DOOR", "HOST", "SECONDS"
-    )?;
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING).set_header(columns.map(str::to_uppercase));
     for flow in &flows {
-        let cells = columns.map(|name| field(flow, name));
-        let [id, client, source, door, host, seconds] = cells;
-        writeln!(table, "{id:<10} {client:<12} {source:<24} {door:<12} {host:<40} {seconds}")?;
+        table.add_row(columns.map(|name| field(flow, name)));
     }
-    out(&table)?;
+    out(&format!("{table}\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

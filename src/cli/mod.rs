@@ -152,7 +152,7 @@ pub fn main() -> ExitCode {
     match perform(cli.verb) {
         Ok(code) => code,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "outgate: {error:#}");
+            let _ = writeln!(std::io::stderr(), "outgate: {}", told(&error));
             ExitCode::from(WRONG)
         }
     }
@@ -173,6 +173,18 @@ fn perform(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Reload { file } => flows::reload(&file.file),
         Verb::SteerHelper => gate::helper(),
     }
+}
+
+/// An error and its causes, each said once.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let between = if text.is_empty() { "" } else { ": " };
+            text = text + between + cause.as_str();
+        }
+    }
+    text
 }
 
 fn executable() -> anyhow::Result<PathBuf> {

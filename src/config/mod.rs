@@ -212,6 +212,13 @@ fn steering(
     if !manage {
         return None;
     }
+    for (door, addresses) in [("transparent", transparent), ("dns", dns)] {
+        if addresses.iter().any(|address| Some(address.port()) != addresses.first().map(SocketAddr::port)) {
+            let message =
+                format!("the {door} addresses have different ports, and the tables lead to one only");
+            problems.push(source.problem(door, message).help("use one port for all addresses of this door"));
+        }
+    }
     let mut networks = Vec::new();
     for text in &raw.steer.networks {
         match text.as_ref().parse() {
@@ -229,12 +236,10 @@ fn steering(
         transparent_port: port(transparent),
         dns_port: port(dns),
         explicit_ports,
-        redirect_tcp_ports: vec![80, 443],
+        redirect_tcp_ports: if transparent.is_empty() { Vec::new() } else { vec![80, 443] },
         quic_port: None,
     };
-    if problems.is_empty()
-        && let Err(error) = settings.validate()
-    {
+    if let Err(error) = settings.validate() {
         problems.extend(error.0.into_iter().map(|message| {
             source
                 .problem("steer", message)

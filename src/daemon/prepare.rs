@@ -47,7 +47,6 @@ pub fn prepare(start: Start) -> anyhow::Result<Prepared> {
     let minter = Minter::new(Arc::new(authority), MinterSettings::default())?;
     let anchors = Anchors::load(&config.roots)?;
     let snapshot = load_policy(&config, &environment, None)?;
-    let (log, writer) = Log::open(config.audit.clone())?;
     let bind = |addresses: &[std::net::SocketAddr]| -> Result<Vec<BoundTcp>, net::BindError> {
         addresses.iter().map(|address| net::bind_tcp(*address, None)).collect()
     };
@@ -55,6 +54,8 @@ pub fn prepare(start: Start) -> anyhow::Result<Prepared> {
     let explicit = bind(&config.explicit)?;
     let dns = config.dns.iter().map(|address| net::bind_dns(*address, None)).collect::<Result<_, _>>()?;
     let admin = crate::admin::Bound::bind(&config.admin)?;
+    // Behind the doors: a second daemon that fails there must not touch the records of the first.
+    let (log, writer) = Log::open(config.audit.clone())?;
     let helper = steer(&config, &snapshot, executable)?;
     hand_over(&config)?;
     steer::privilege::harden().context("the process could not be hardened")?;
@@ -83,7 +84,7 @@ pub(super) fn load_policy(
 ) -> anyhow::Result<Arc<Snapshot>> {
     let options = LoadOptions {
         environment: Some(environment),
-        scripts: config.limits.scripts.clone(),
+        scripts: config.limits.scripts,
         previous,
         ..LoadOptions::default()
     };

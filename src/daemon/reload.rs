@@ -49,7 +49,9 @@ impl Reloader {
             }
             Err(why) => {
                 shared.metrics.policy_refused();
-                tracing::error!(cause, "the policy stays as it was: {why}");
+                for line in why.lines() {
+                    tracing::error!(cause, "the policy stays as it was: {}", line.trim());
+                }
             }
         }
         result

@@ -21,9 +21,12 @@ use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 /// How long open flows may go on after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Why a daemon ends that nobody told to: without its helper the tables are nobody's, and it cannot start another.
+const HELPER_GONE: &str = "the helper has ended";
 /// For the last records.
 const LAST_RECORDS: Duration = Duration::from_secs(2);
 
@@ -57,11 +60,19 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     });
     let readiness = Arc::new(Readiness::default());
     let running = Arc::new(Running { gate: gate.clone(), resolver, readiness: readiness.clone() });
+    let helper_gone = Arc::new(Notify::new());
     let steering = match prepared.helper {
         Some(helper) => {
             let applied = steer_settings(&config, &snapshot);
             let steering = Arc::new(Steering::new(helper.into_async()?, applied));
-            tasks.spawn("steering", until(tasks.drain_signal(), steering.clone().watch(readiness.clone())));
+            let (watching, gone) = (steering.clone().watch(readiness.clone()), helper_gone.clone());
+            tasks.spawn(
+                "steering",
+                until(tasks.drain_signal(), async move {
+                    watching.await;
+                    gone.notify_one();
+                }),
+            );
             Some(steering)
         }
         None => None,
@@ -79,7 +90,10 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     readiness.doors_open(true);
     log.note(&Event { event: "ready", detail: Some(Text::from(snapshot.version())), fields: &[] });
     tracing::info!(mode = config.mode.as_str(), policy = snapshot.version(), "outgate is ready");
-    let ended_by = signals(&reloader).await?;
+    let ended_by = tokio::select! {
+        signal = signals(&reloader) => signal?,
+        () = helper_gone.notified() => HELPER_GONE,
+    };
     readiness.doors_open(false);
     tracing::info!(signal = ended_by, "outgate stops: no new flows, open ones have {} s", DRAIN.as_secs());
     let left = tasks.drain(DRAIN).await;
@@ -89,6 +103,9 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     }
     log.close();
     writers.drain(LAST_RECORDS).await;
+    if ended_by == HELPER_GONE {
+        anyhow::bail!("the helper that looks after the tables has ended; start the daemon again");
+    }
     Ok(())
 }
 
@@ -112,7 +129,10 @@ fn open_doors(running: &Arc<Running>, bound: Vec<BoundTcp>, door: Door) -> anyho
 async fn accept(gate: Arc<Gate>, listener: Listener, door: Door) {
     loop {
         match listener.accept().await {
-            Ok(accepted) => gate.tasks.spawn("flow", flow::serve(gate.clone(), accepted, door)),
+            Ok(accepted) => {
+                gate.shared.metrics.flows_accepted.inc();
+                gate.tasks.spawn("flow", flow::serve(gate.clone(), accepted, door));
+            }
             // The listener has paused already: no descriptors or memory are left.
             Err(error) => tracing::warn!(%error, "a connection could not be accepted"),
         }

@@ -29,13 +29,17 @@ impl Steering {
         Ok(())
     }
 
-    /// Keeps readiness true to the tables until it is dropped.
+    /// Keeps readiness true to the tables. Ends when the helper is gone, which nobody without rights can start again.
     pub(super) async fn watch(self: Arc<Self>, readiness: Arc<Readiness>) {
         let mut stood = true;
         loop {
             tokio::time::sleep(LOOK).await;
             let (stand, problem) = match self.helper.lock().await.verify().await {
                 Ok(report) => (report.intact, report.problem),
+                Err(error @ HelperError::Gone) => {
+                    readiness.tables_stand(false);
+                    return tracing::error!("{error}");
+                }
                 Err(error) => (false, Some(error.to_string())),
             };
             readiness.tables_stand(stand);

@@ -23,6 +23,7 @@ mod detectors;
 mod engine;
 mod filter;
 mod gzip;
+mod needle;
 mod pattern;
 mod rules;
 mod scanner;

@@ -124,18 +124,18 @@ impl Pattern {
     fn judge(&self, decoder: &mut Decoder<'_>, ahead: Option<Step>, front: bool, variable: &[u8]) -> Verdict {
         // A right checksum is believed anywhere; without one the token must stand alone and look random.
         if self.check.is_some_and(|check| check.holds(variable)) {
-            return Verdict::Match(decoder.at());
+            return Verdict::Match(decoder.decided());
         }
         if !front || (self.entropy > 0.0 && entropy(variable) < self.entropy) {
             return Verdict::No;
         }
         if self.edges == Edges::Free {
-            return Verdict::Match(decoder.at());
+            return Verdict::Match(decoder.decided());
         }
         match ahead.unwrap_or_else(|| decoder.step()) {
             Step::More => Verdict::Open,
             Step::Byte(byte) if self.goes_on(byte) => Verdict::No,
-            Step::Byte(_) | Step::Over => Verdict::Match(decoder.at()),
+            Step::Byte(_) | Step::Over => Verdict::Match(decoder.decided()),
         }
     }
 }

@@ -106,6 +106,26 @@ fn dl_23_dl_24_findings_do_not_depend_on_where_chunks_end() {
     assert!(found > 40 && clean > 40, "{found} found, {clean} clean");
 }
 
+/// The decision falls on a byte behind the one where the reading stands; found by fuzzing.
+#[test]
+fn what_looks_like_an_escape_behind_a_value_hides_it_in_no_chunking() {
+    let mut escaped = percent(key_id().as_bytes(), |i| i == 10);
+    for tail in ["%@", "%4@", "\\@", "\\u00@", "%", "%4", "\\", "\\u0"] {
+        let len = escaped.len();
+        escaped.push_str(tail);
+        for size in 1..=escaped.len() {
+            let (outcome, _) = push_all(Selection::all(), Coding::Identity, escaped.as_bytes(), || size);
+            assert!(matches!(outcome, Err(Stop::Finding(_))), "{tail:?} in chunks of {size}");
+        }
+        escaped.truncate(len);
+    }
+    let wide = key_id().encode_utf16().flat_map(u16::to_be_bytes).chain(*b"xy").collect::<Vec<_>>();
+    for size in 1..=wide.len() {
+        let (outcome, _) = push_all(Selection::all(), Coding::Identity, &wide, || size);
+        assert!(matches!(outcome, Err(Stop::Finding(_))), "UTF-16 in chunks of {size}");
+    }
+}
+
 #[test]
 fn not_one_byte_of_a_known_value_leaves_before_it_is_found() {
     let pem = format!("-----BEGIN {}-----\n{}", "PRIVATE KEY", BASE64_STANDARD.encode(Random(9).bytes(600)));

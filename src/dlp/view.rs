@@ -86,16 +86,24 @@ pub(super) struct Decoder<'a> {
     bits: u32,
     count: u8,
     escapes: bool,
+    /// One past the last byte that a step had to see to refuse an escape or a character.
+    looked: usize,
 }
 
 impl<'a> Decoder<'a> {
     pub fn new(view: View, buf: &'a [u8], start: usize, end: bool) -> Self {
-        Self { buf, at: start, end, view, bits: 0, count: 0, escapes: false }
+        Self { buf, at: start, end, view, bits: 0, count: 0, escapes: false, looked: 0 }
     }
 
     /// Where reading stands; one past the end of the buffer when the end of the message has been seen.
     pub fn at(&self) -> usize {
         self.at
+    }
+
+    /// How many bytes must have come for all steps so far to be what they were: more than were read where the last
+    /// one ends before what is no escape after all, one past the buffer where the end of the message has been seen.
+    pub fn decided(&self) -> usize {
+        self.at.max(self.looked)
     }
 
     /// Whether a plain reading has passed what may be an escape.
@@ -139,27 +147,36 @@ impl<'a> Decoder<'a> {
             b'%' => match self.digits(1, 2) {
                 Digits::Value(value) => (value, 3),
                 Digits::More => return Step::More,
-                Digits::Invalid => (byte, 1),
+                Digits::Invalid(at) => self.refuse(at),
             },
             b'\\' => match self.buf.get(self.at + 1) {
                 None if !self.end => return Step::More,
                 Some(b'u') => match self.digits(2, 4) {
                     Digits::Value(value) => (value, 6),
                     Digits::More => return Step::More,
-                    Digits::Invalid => (byte, 1),
+                    Digits::Invalid(at) => self.refuse(at),
                 },
                 Some(b'x') => match self.digits(2, 2) {
                     Digits::Value(value) => (value, 4),
                     Digits::More => return Step::More,
-                    Digits::Invalid => (byte, 1),
+                    Digits::Invalid(at) => self.refuse(at),
                 },
-                Some(&letter) => simple(letter).map_or((byte, 1), |value| (value, 2)),
-                None => (byte, 1),
+                Some(&letter) => match simple(letter) {
+                    Some(value) => (value, 2),
+                    None => self.refuse(self.at + 1),
+                },
+                None => self.refuse(self.at + 1),
             },
             _ => (byte, 1),
         };
         self.at += width;
         Step::Byte(value)
+    }
+
+    /// No escape after all, as the byte at `at` (or the end of the message there) shows: the character stands for itself.
+    fn refuse(&mut self, at: usize) -> (u8, usize) {
+        self.looked = self.looked.max(at + 1);
+        (self.buf.get(self.at).copied().unwrap_or_default(), 1)
     }
 
     /// `len` hex digits from `skip` on; what does not fit a byte is 255, which no needle holds.
@@ -168,8 +185,8 @@ impl<'a> Decoder<'a> {
         for i in 0..len {
             match self.buf.get(self.at + skip + i).map(|&byte| nibble(byte)) {
                 Some(Some(digit)) => value = value << 4 | u32::from(digit),
-                Some(None) => return Digits::Invalid,
-                None if self.end => return Digits::Invalid,
+                Some(None) => return Digits::Invalid(self.at + skip + i),
+                None if self.end => return Digits::Invalid(self.at + skip + i),
                 None => return Digits::More,
             }
         }
@@ -223,6 +240,7 @@ impl<'a> Decoder<'a> {
             return self.dry();
         };
         if big && first != 0 {
+            self.looked = self.looked.max(self.at + 1);
             return Step::Over;
         }
         let Some(&second) = second else { return self.dry() };
@@ -238,7 +256,8 @@ impl<'a> Decoder<'a> {
 enum Digits {
     Value(u8),
     More,
-    Invalid,
+    /// The byte there, or the end of the message there, is no digit.
+    Invalid(usize),
 }
 
 /// The character that ends just before `at`, with an escape undone, and where it begins.
@@ -258,7 +277,8 @@ fn behind(buf: &[u8], at: usize) -> Option<(u8, usize)> {
     Some((*buf.get(start)?, start))
 }
 
-fn simple(letter: u8) -> Option<u8> {
+/// What a backslash and one letter mean.
+pub(super) fn simple(letter: u8) -> Option<u8> {
     Some(match letter {
         b'n' => b'\n',
         b'r' => b'\r',

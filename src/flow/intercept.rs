@@ -13,9 +13,9 @@ pub(super) async fn serve(gate: &Arc<Gate>, intercepted: Intercepted) {
     // Boxed, so that the state of a handshake does not weigh on the hours that may follow it.
     let Some((stream, service)) = Box::pin(handshake(gate, intercepted)).await else { return };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        h2::serve(gate, stream, service).await;
+        Box::pin(h2::serve(gate, stream, service)).await;
     } else {
-        h1::serve_tls(gate, stream, service).await;
+        Box::pin(h1::serve_tls(gate, stream, service)).await;
     }
 }
 

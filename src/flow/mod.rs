@@ -51,26 +51,33 @@ pub async fn serve(gate: Arc<Gate>, accepted: Accepted, door: Door) {
     let number = gate.registry.next_number();
     match door {
         Door::Transparent => {
-            let Some(targeted) = target::transparent(&gate, accepted, number).await else { return };
-            let Some(sniffed) = sniff::first_bytes(&gate, targeted).await else { return };
-            carry_out(&gate, decide::connection(&gate, sniffed).await).await;
+            let Some(decided) = Box::pin(first_steps(&gate, accepted, number)).await else { return };
+            carry_out(&gate, Some(decided)).await;
         }
         Door::Explicit => {
             let Some(identified) = target::explicit(&gate, accepted, number).await else { return };
-            explicit::serve(&gate, identified).await;
+            Box::pin(explicit::serve(&gate, identified)).await;
         }
         // Questions are not connections; `dns` answers them.
         Door::Dns => {}
     }
 }
 
-/// Does what was decided for a connection; CONNECT comes here too, from inside the explicit door.
+/// A transparent connection up to its decision.
+async fn first_steps(gate: &Arc<Gate>, accepted: Accepted, number: u64) -> Option<Decided> {
+    let targeted = target::transparent(gate, accepted, number).await?;
+    let sniffed = sniff::first_bytes(gate, targeted).await?;
+    decide::connection(gate, sniffed).await
+}
+
+/// Does what was decided for a connection; CONNECT comes here too, from inside the explicit door. Each way is boxed, so
+/// that a connection holds the state of its own way only.
 async fn carry_out(gate: &Arc<Gate>, decided: Option<Decided>) {
     match decided {
-        Some(Decided::Plain(plain)) => h1::serve_plain(gate, plain).await,
-        Some(Decided::Intercept(intercepted)) => intercept::serve(gate, intercepted).await,
-        Some(Decided::Tunnel(tunnelled)) => tunnel::serve(gate, tunnelled).await,
-        Some(Decided::Refused(refused)) => refuse::serve(gate, refused).await,
+        Some(Decided::Plain(plain)) => Box::pin(h1::serve_plain(gate, plain)).await,
+        Some(Decided::Intercept(intercepted)) => Box::pin(intercept::serve(gate, intercepted)).await,
+        Some(Decided::Tunnel(tunnelled)) => Box::pin(tunnel::serve(gate, tunnelled)).await,
+        Some(Decided::Refused(refused)) => Box::pin(refuse::serve(gate, refused)).await,
         None => {}
     }
 }

@@ -133,6 +133,9 @@ impl Drop for Ending {
         if last.never_began {
             return;
         }
+        let (up, down) = (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed));
+        self.shared.metrics.bytes_up.inc_by(up);
+        self.shared.metrics.bytes_down.inc_by(down);
         let findings: Vec<Finding<'_>> = last
             .findings
             .iter()
@@ -149,8 +152,8 @@ impl Drop for Ending {
                 .or_else(|| last.findings.first().map(|(detector, ..)| reason_of(detector))),
             detail: last.detail.as_deref().map(Text::from),
             status: (status != 0).then_some(status),
-            bytes_up: self.up.load(Ordering::Relaxed),
-            bytes_down: self.down.load(Ordering::Relaxed),
+            bytes_up: up,
+            bytes_down: down,
             duration: self.started.elapsed(),
             upstream,
             upstream_proto: proto,

@@ -20,7 +20,7 @@ impl Page {
     pub fn of(refusal: &Refusal, status: StatusCode, facts: &Facts) -> Self {
         let mut text = format!("outgate: {}\n", sentence(refusal.reason));
         // Writing into a String cannot fail.
-        let _ = write!(text, "request: {} {}\n", shown(&facts.method, 16), shown(&facts.authority, 255));
+        let _ = writeln!(text, "request: {} {}", shown(&facts.method, 16), shown(&facts.authority, 255));
         let _ = writeln!(text, "reason: {}", refusal.reason.as_str());
         if let Some(rule) = &refusal.rule {
             let _ = writeln!(text, "rule: {rule}");

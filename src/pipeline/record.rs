@@ -3,7 +3,7 @@
 use super::judge::Prepared;
 use super::{Asked, Ending, Flow, Rejected, Stop};
 use crate::audit::{Decision, Finding, FlowId, Text};
-use crate::base::{Proto, Scheme};
+use crate::base::Scheme;
 use crate::policy::{Reason, Refusal, Snapshot};
 use std::sync::Arc;
 
@@ -177,10 +177,4 @@ fn write(
 
 fn some(text: &str) -> Option<Text<'_>> {
     (!text.is_empty()).then(|| Text::from(text))
-}
-
-impl From<Proto> for Facts {
-    fn from(proto: Proto) -> Self {
-        Self { proto: Some(proto.as_str()), ..Self::default() }
-    }
 }

@@ -8,8 +8,8 @@ use crate::codec::{Body, BodyError};
 use crate::dlp::{self, Coding, Finding, Limits, Selection};
 use crate::policy::{OnMatch, Permit, Reason};
 use bytes::Bytes;
-use http::header::CONTENT_ENCODING;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -104,10 +104,16 @@ pub(super) fn outbound(
     if body.is_end_stream() {
         return Ok(Upload { body: Body::Empty, findings });
     }
-    let permit = &prepared.permit;
-    let dlp = permit.rule().dlp();
-    let place = Place { direction: Direction::Up, name: "body" };
-    let body = wrap(flow, permit, dlp.outbound, permit.request().headers(), body, ending, &findings, place)?;
+    let dlp = prepared.permit.rule().dlp();
+    let way = Way {
+        selection: dlp.outbound,
+        name: "body",
+        up: true,
+        most: dlp.max_body,
+        findings: findings.clone(),
+        ending: ending.clone(),
+    };
+    let body = wrap(flow, &prepared.permit, prepared.permit.request().headers(), body, way)?;
     Ok(Upload { body, findings })
 }
 
@@ -118,68 +124,55 @@ pub(super) fn inbound(
     body: Body,
     ending: &Arc<Ending>,
 ) -> Result<Body, Stop> {
-    let permit = &prepared.permit;
-    let dlp = permit.rule().dlp();
+    let dlp = prepared.permit.rule().dlp();
     if dlp.inbound.is_empty() || body.is_end_stream() {
         return Ok(body);
     }
-    let place = Place { direction: Direction::Down, name: "response body" };
-    wrap(flow, permit, dlp.inbound, headers, body, ending, &Findings::default(), place)
+    let way = Way {
+        selection: dlp.inbound,
+        name: "response body",
+        up: false,
+        most: None,
+        findings: Findings::default(),
+        ending: ending.clone(),
+    };
+    wrap(flow, &prepared.permit, headers, body, way)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Up,
-    Down,
-}
-
-#[derive(Clone, Copy)]
-struct Place {
-    direction: Direction,
-    name: &'static str,
-}
-
-#[expect(clippy::too_many_arguments, reason = "one private place joins what two directions share")]
-fn wrap(
-    flow: &Flow,
-    permit: &Permit,
+/// One direction of an exchange: what is looked for in it, and where what happens is told.
+struct Way {
     selection: Selection,
-    headers: &HeaderMap,
-    body: Body,
-    ending: &Arc<Ending>,
-    findings: &Findings,
-    place: Place,
-) -> Result<Body, Stop> {
-    let stream = match selection.is_empty() {
+    name: &'static str,
+    up: bool,
+    /// The longest body that is inspected, where the rule sets one.
+    most: Option<u64>,
+    findings: Findings,
+    ending: Arc<Ending>,
+}
+
+fn wrap(flow: &Flow, permit: &Permit, headers: &HeaderMap, body: Body, way: Way) -> Result<Body, Stop> {
+    let settings = &flow.shared.settings;
+    let stream = match way.selection.is_empty() {
         true => None,
         false => {
-            let settings = &flow.shared.settings;
             let limits = Limits { decoded: settings.decoded_bytes, ..Limits::default() };
-            let coding = coding(headers)?;
-            let stream = dlp::Stream::new(permit.snapshot().detectors(), selection, coding, limits);
+            let (detectors, coding) = (permit.snapshot().detectors(), coding(headers)?);
+            let stream = dlp::Stream::new(detectors, way.selection, coding, limits);
             Some(if permit.rule().dlp().on_match == OnMatch::Log { stream.recording() } else { stream })
         }
     };
-    let scanned = Scanned {
+    Ok(Body::stream(Scanned {
         body,
         stream,
         detectors: permit.snapshot().detectors().clone(),
-        selection,
         on_match: permit.rule().dlp().on_match,
-        ending: ending.clone(),
-        findings: findings.clone(),
-        place,
-        quiet_after: flow.shared.settings.quiet,
+        room: way.most,
+        way,
+        quiet_after: settings.quiet,
         quiet: None,
-        room: match place.direction {
-            Direction::Up => permit.rule().dlp().max_body,
-            Direction::Down => None,
-        },
-        most: permit.rule().dlp().max_body.unwrap_or(u64::MAX),
         last: None,
         ended: false,
-    };
-    Ok(Body::stream(scanned))
+    }))
 }
 
 /// What is understood of the message's content coding; anything else cannot be inspected and is refused.
@@ -200,16 +193,12 @@ struct Scanned {
     body: Body,
     stream: Option<dlp::Stream>,
     detectors: Arc<dlp::Detectors>,
-    selection: Selection,
     on_match: OnMatch,
-    ending: Arc<Ending>,
-    findings: Findings,
-    place: Place,
-    quiet_after: Duration,
-    quiet: Option<Pin<Box<Sleep>>>,
+    way: Way,
     /// How much more the rule inspects; a body that goes on is stopped, never passed uninspected.
     room: Option<u64>,
-    most: u64,
+    quiet_after: Duration,
+    quiet: Option<Pin<Box<Sleep>>>,
     /// Trailers that wait until the body before them was released.
     last: Option<Frame<Bytes>>,
     ended: bool,
@@ -218,8 +207,8 @@ struct Scanned {
 impl Scanned {
     /// Counts what goes on; a download is counted where it leaves.
     fn pass(&self, data: Bytes) -> Option<Result<Frame<Bytes>, BodyError>> {
-        if self.place.direction == Direction::Up {
-            self.ending.count_up(data.len() as u64);
+        if self.way.up {
+            self.way.ending.count_up(data.len() as u64);
         }
         Some(Ok(Frame::data(data)))
     }
@@ -228,19 +217,19 @@ impl Scanned {
         let (reason, detail) = match stop {
             dlp::Stop::Finding(finding) => {
                 let encoding = finding.encoding.as_str().to_owned();
-                self.ending.found(&finding.rule, self.place.name, &encoding);
+                self.way.ending.found(&finding.rule, self.way.name, &encoding);
                 if self.on_match == OnMatch::Log {
                     return Ok(());
                 }
-                (Reason::Dlp, format!("{} found in the {}", finding.rule, self.place.name))
+                (Reason::Dlp, format!("{} found in the {}", finding.rule, self.way.name))
             }
             dlp::Stop::Bomb => (Reason::DlpBomb, "the body decompresses beyond its budget".to_owned()),
             dlp::Stop::BadCoding => {
                 (Reason::DlpCoding, "the body is not what its content coding says".to_owned())
             }
         };
-        self.ending.finish(super::Outcome::Blocked, Some(reason), Some(detail.clone()));
-        self.findings.set(reason, detail);
+        self.way.ending.finish(super::Outcome::Blocked, Some(reason), Some(detail.clone()));
+        self.way.findings.set(reason, detail);
         self.ended = true;
         Err(BodyError::Refused)
     }
@@ -251,26 +240,31 @@ impl Scanned {
         if self.room.is_some() {
             return Ok(());
         }
-        let refusal = too_long(self.most).refusal;
-        self.ending.finish(super::Outcome::Blocked, Some(refusal.reason), Some(refusal.detail.clone()));
-        self.findings.set(refusal.reason, refusal.detail);
+        let refusal = too_long(self.way.most.unwrap_or_default()).refusal;
+        self.way.ending.finish(super::Outcome::Blocked, Some(refusal.reason), Some(refusal.detail.clone()));
+        self.way.findings.set(refusal.reason, refusal.detail);
         self.ended = true;
         Err(BodyError::Refused)
     }
 
-    /// Scans trailers. Those of a request end here all the same: a server that takes them for fields would get what
-    /// was neither judged nor stripped, and a placeholder in them is never swapped (RFC 9110 section 6.5.1).
+    /// Trailers are scanned like fields of the head, with their names; what must not come behind a body is dropped.
     fn trailers(&mut self, frame: Frame<Bytes>) -> Result<Option<Frame<Bytes>>, BodyError> {
-        if !self.selection.is_empty() {
+        let Ok(mut fields) = frame.into_trailers() else { return Ok(None) };
+        if !self.way.selection.is_empty() {
             let mut text = Vec::new();
-            for (name, value) in frame.trailers_ref().into_iter().flatten() {
+            for (name, value) in &fields {
                 put_field(&mut text, name, value);
             }
-            if let Some(finding) = self.detectors.scan(self.selection, &text) {
+            if let Some(finding) = self.detectors.scan(self.way.selection, &text) {
                 self.stopped(&dlp::Stop::Finding(finding))?;
             }
         }
-        Ok(Some(frame).filter(|_| self.place.direction == Direction::Down))
+        if self.way.up {
+            for name in misplaced(&fields) {
+                fields.remove(name);
+            }
+        }
+        Ok((!fields.is_empty()).then(|| Frame::trailers(fields)))
     }
 
     /// A frame came: what it lets go on, or an error. `None`: nothing yet.
@@ -292,7 +286,7 @@ impl Scanned {
             }
             Err(frame) => {
                 match self.trailers(frame) {
-                    Ok(frame) => self.last = frame,
+                    Ok(trailers) => self.last = trailers,
                     Err(error) => return Some(Err(error)),
                 }
                 self.end().err().map(Err)
@@ -312,10 +306,19 @@ impl Scanned {
     fn note(&mut self) {
         if self.on_match == OnMatch::Log {
             for finding in self.stream.iter_mut().flat_map(dlp::Stream::findings) {
-                self.ending.found(&finding.rule, self.place.name, finding.encoding.as_str());
+                self.way.ending.found(&finding.rule, self.way.name, finding.encoding.as_str());
             }
         }
     }
+}
+
+/// All but the fields that are about the body before them. Anything else behind a body could override what was judged
+/// in its head, where an origin merges the two (RFC 9110 section 6.5.1).
+fn misplaced(fields: &HeaderMap) -> Vec<HeaderName> {
+    const ABOUT_THE_BODY: [&str; 6] =
+        ["digest", "content-digest", "repr-digest", "x-checksum", "x-amz-checksum-", "grpc-"];
+    let allowed = |name: &HeaderName| ABOUT_THE_BODY.iter().any(|prefix| name.as_str().starts_with(prefix));
+    fields.keys().filter(|name| !allowed(name)).cloned().collect()
 }
 
 impl HttpBody for Scanned {

@@ -20,11 +20,6 @@ struct DecisionLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OutcomeLabels {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct VersionLabels {
     version: String,
 }
@@ -34,7 +29,6 @@ pub struct Metrics {
     registry: Registry,
     decisions: Family<DecisionLabels, Counter>,
     allowed: [Counter; 3],
-    dials: Family<OutcomeLabels, Counter>,
     policy: Family<VersionLabels, Gauge>,
     reload_ok: Gauge,
     reload_time: Gauge<u64, AtomicU64>,
@@ -48,7 +42,6 @@ pub struct Metrics {
     pub upstream_idle: Gauge,
     pub leaves_minted: Gauge,
     pub leaves_cached: Gauge,
-    pub leases: Gauge,
     /// Set before scraping, from `audit::Log::stats`.
     pub audit_queue_bytes: Gauge,
     pub audit_stalled: Gauge,
@@ -73,7 +66,6 @@ impl Metrics {
             registry: Registry::with_prefix("outgate"),
             decisions,
             allowed,
-            dials: Family::default(),
             policy: Family::default(),
             reload_ok: Gauge::default(),
             reload_time: Gauge::default(),
@@ -85,7 +77,6 @@ impl Metrics {
             upstream_idle: Gauge::default(),
             leaves_minted: Gauge::default(),
             leaves_cached: Gauge::default(),
-            leases: Gauge::default(),
             audit_queue_bytes: Gauge::default(),
             audit_stalled: Gauge::default(),
             audit_lost: Gauge::default(),
@@ -103,7 +94,6 @@ impl Metrics {
         r.register("flows_open", "Client connections open", self.flows_open.clone());
         r.register_with_unit("up", "Payload from clients", Unit::Bytes, self.bytes_up.clone());
         r.register_with_unit("down", "Payload to clients", Unit::Bytes, self.bytes_down.clone());
-        r.register("upstream_dials", "Connections tried upstream, by outcome", self.dials.clone());
         r.register(
             "upstream_idle",
             "Upstream connections kept for another request",
@@ -111,7 +101,6 @@ impl Metrics {
         );
         r.register("leaves_minted", "Certificates minted", self.leaves_minted.clone());
         r.register("leaves_cached", "Certificates in the cache", self.leaves_cached.clone());
-        r.register("dns_leases", "Names and addresses that clients were told", self.leases.clone());
     }
 
     fn register_state(&mut self) {
@@ -155,11 +144,6 @@ impl Metrics {
         }
         let labels = DecisionLabels { door: door.as_str(), verdict, reason: reason.unwrap_or_default() };
         self.decisions.get_or_create(&labels).inc();
-    }
-
-    /// Counts a connection tried upstream: `ok`, or the class of what failed.
-    pub fn dial(&self, outcome: &'static str) {
-        self.dials.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     /// A policy came into force, at this Unix time.

@@ -75,6 +75,17 @@ impl Authority {
         Ok(Self { issuer, certificate: der, summary, limits, self_issued })
     }
 
+    /// What the certificate alone says. Reads no key, so it needs no right to one.
+    pub fn describe(settings: &super::CaSettings) -> Result<Option<Summary>, CaError> {
+        let path = &settings.certificate;
+        let Some(pem) = super::files::read_certificate(path)? else { return Ok(None) };
+        let unreadable = || CaError::CertificateUnreadable { path: path.clone() };
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| unreadable())?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| unreadable())?;
+        let key = check_strength(path, &parsed)?;
+        Ok(Some(Summary::of(&parsed, &der, key, &NameLimits::of(&parsed))))
+    }
+
     pub fn summary(&self) -> &Summary {
         &self.summary
     }

@@ -29,10 +29,13 @@ pub(super) struct Dialler {
     anchors: Anchors,
     profile: Arc<Profile>,
     /// Profiles of rules with trust of their own, as long as the rule lives.
-    special: Mutex<HashMap<usize, (Weak<Rule>, Arc<Profile>)>>,
+    special: Mutex<HashMap<usize, OfRule>>,
     connect: Duration,
     handshake: Duration,
 }
+
+/// A rule, by which a stale entry is told, and its profile.
+type OfRule = (Weak<Rule>, Arc<Profile>);
 
 pub(super) struct Dialled {
     pub(super) wire: Wire,

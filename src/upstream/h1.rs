@@ -61,8 +61,8 @@ pub(super) async fn exchange(
         framing,
     );
     // A server that does not read the body of such a request takes it for the next one; there is none.
-    let is_last = framing != Framing::None
-        && matches!(request.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
+    let is_last =
+        framing != Framing::None && !matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
     // The head ends in its empty line; these fields go before it.
     if request.websocket {
         head.truncate(head.len() - 2);

@@ -148,6 +148,24 @@ fn ft_08_a_good_policy_takes_over_and_live_flows_are_judged_by_it() {
 }
 
 #[test]
+fn ft_10_a_reload_that_takes_a_host_away_ends_its_open_streams() {
+    let bed = Bed::new(P1);
+    let mut wire = bed.https(PUB1, "api.good.test").unwrap();
+    wire.send(get("api.good.test", "/sse"));
+    assert_eq!(wire.head().unwrap().status, 200);
+    bed.world.origin.pages.event("while it is allowed");
+    assert!(wire.until(b"while it is allowed").is_some());
+    bed.gate.write_policy("[[rule]]\nname = \"other\"\nhosts = [\"files.good.test\"]\naction = \"allow\"\n");
+    bed.gate.wait_for_record("the reload", |record| record.text("event") == "reload");
+    bed.world.origin.pages.event("after it was taken away");
+    let (rest, _) = wire.rest();
+    assert!(!String::from_utf8_lossy(&rest).contains("after it was taken away"));
+    bed.gate.wait_for_record("the end", |record| {
+        record.text("kind") == "end" && record.text("reason") == "reload"
+    });
+}
+
+#[test]
 fn ft_14_sigterm_drains_and_leaves_the_fence() {
     let mut bed = Bed::with(&Setup { policy: P1.into(), forwarding: true, ..Setup::default() });
     let mut wire = bed.https(PUB1, "api.good.test").unwrap();

@@ -107,7 +107,7 @@ fn size(line: &[u8]) -> Result<(u64, usize), HeadError> {
     if !matches!(rest.trim_ascii_start().first(), None | Some(b';')) || rest.contains(&b'\r') {
         return Err(HeadError::Framing("a chunk size that is no hexadecimal number"));
     }
-    if rest.first().is_some() && rest.trim_ascii().is_empty() {
+    if !rest.is_empty() && rest.trim_ascii().is_empty() {
         return Err(HeadError::Framing("space behind a chunk size"));
     }
     let value = number.iter().fold(0u64, |n, d| n << 4 | u64::from(char::from(*d).to_digit(16).unwrap_or(0)));

@@ -104,7 +104,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         if self.buf.capacity() - self.buf.len() < self.next_read / 2 {
             self.buf.reserve(self.next_read);
         }
-        let n = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buf))?;
+        let mut n = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buf))?;
+        // TLS gives a record at a time. What is there already is taken along: one large piece costs the steps behind
+        // us less than four small ones. An end or an error shows itself again at the next read.
+        while n > 0 && n < self.next_read && self.buf.capacity() > self.buf.len() {
+            match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buf) {
+                Poll::Ready(Ok(more @ 1..)) => n += more,
+                Poll::Ready(Ok(0) | Err(_)) | Poll::Pending => break,
+            }
+        }
         if n >= self.next_read {
             self.next_read = (self.next_read * 2).min(LARGEST_READ);
         }
