@@ -71,7 +71,7 @@ fn fixed() -> Vec<(String, f64)> {
     } except upstreams, ipv6; dns::ResolverSettings::default());
     settings!(all, "leases", dns::LeaseSettings { per_client, grace } except; dns::LeaseSettings::default());
     settings!(all, "upstream", upstream::Settings { h2_stream_window, h2_connection_window }
-        except connect, handshake, response_head, response_silence, idle, idle_per_key, idle_total, head;
+        except connect, handshake, write_stall, response_head, response_silence, idle, idle_per_key, idle_total, head;
         upstream::Settings::default());
     settings!(all, "script", script::Settings { call_levels, string_bytes, array_items, map_entries, variables }
         except operations, wall_time; script::Settings::default());

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// A message body in frames. Never buffered whole.
 #[derive(Default)]
@@ -12,9 +12,7 @@ pub enum Body {
     Empty,
     /// One known piece: an own page, or a short message.
     Full(Bytes),
-    /// What hyper's HTTP/2 reads.
-    H2(hyper::body::Incoming),
-    /// Anything else that yields frames: an HTTP/1 message, or another body with a step wrapped around it.
+    /// Anything else that yields frames: what a codec reads, or another body with a step wrapped around it.
     Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError> + Send>>),
 }
 
@@ -47,7 +45,6 @@ impl std::fmt::Debug for Body {
         f.write_str(match self {
             Self::Empty => "Body::Empty",
             Self::Full(_) => "Body::Full",
-            Self::H2(_) => "Body::H2",
             Self::Stream(_) => "Body::Stream",
         })
     }
@@ -68,10 +65,6 @@ impl HttpBody for Body {
                 *self = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Self::H2(incoming) => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                Poll::Ready(frame.map(|f| f.map_err(BodyError::from)))
-            }
             Self::Stream(stream) => stream.as_mut().poll_frame(cx),
         }
     }
@@ -80,7 +73,6 @@ impl HttpBody for Body {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::H2(incoming) => incoming.is_end_stream(),
             Self::Stream(stream) => stream.is_end_stream(),
         }
     }
@@ -89,7 +81,6 @@ impl HttpBody for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::H2(incoming) => incoming.size_hint(),
             Self::Stream(stream) => stream.size_hint(),
         }
     }

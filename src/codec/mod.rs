@@ -4,7 +4,9 @@
 
 pub mod body;
 pub mod h1;
+mod pace;
 mod recorded;
 
 pub use body::{Body, BodyError};
+pub use pace::{Pace, Paced};
 pub use recorded::Recorded;

@@ -71,7 +71,7 @@ impl Limits {
             "idle_timeout" => Time(&mut flow.idle),
             "body_patience" => Time(&mut flow.body_patience),
             "body_bytes_per_second" => Count32(&mut flow.body_rate),
-            "drain_bytes" => Count64(&mut flow.drain_bytes),
+            "response_write_timeout" => Time(&mut flow.write_stall),
             "drain_timeout" => Time(&mut flow.drain_time),
             "head_bytes" => Count(&mut flow.head_limits.bytes),
             "head_fields" => Count(&mut flow.head_limits.fields),
@@ -85,6 +85,7 @@ impl Limits {
             "dlp_decoded_bytes" => Count64(&mut pipeline.decoded_bytes),
             "connect_timeout" => Time(&mut upstream.connect),
             "upstream_handshake_timeout" => Time(&mut upstream.handshake),
+            "request_write_timeout" => Time(&mut upstream.write_stall),
             "response_head_timeout" => Time(&mut upstream.response_head),
             "response_silence_timeout" => Time(&mut upstream.response_silence),
             "upstream_idle_timeout" => Time(&mut upstream.idle),
@@ -104,13 +105,13 @@ impl Limits {
 }
 
 /// The keys in the order of the documentation.
-const KEYS: [&str; 32] = [
+const KEYS: [&str; 33] = [
     "hello_timeout",
     "head_timeout",
     "idle_timeout",
     "body_patience",
     "body_bytes_per_second",
-    "drain_bytes",
+    "response_write_timeout",
     "drain_timeout",
     "head_bytes",
     "head_fields",
@@ -124,6 +125,7 @@ const KEYS: [&str; 32] = [
     "dlp_decoded_bytes",
     "connect_timeout",
     "upstream_handshake_timeout",
+    "request_write_timeout",
     "response_head_timeout",
     "response_silence_timeout",
     "upstream_idle_timeout",

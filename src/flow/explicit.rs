@@ -77,7 +77,7 @@ async fn connect(
     let Client { reader, mut writer, .. } = connection;
     let mut head = BytesMut::new();
     encode_response(&mut head, StatusCode::OK, &HeaderMap::new(), Framing::UntilClose, None, false);
-    if write_message(&mut writer, head, &mut Body::Empty, Framing::None, &mut 0)
+    if write_message(&mut writer, head, &mut Body::Empty, Framing::None, gate.settings.write_stall)
         .await
         .is_err()
     {

@@ -6,10 +6,10 @@ use super::registry::Ticket;
 use super::{Gate, tunnel};
 use crate::base::Proto;
 use crate::codec::h1::{
-    Framing, HeadError, Left, MessageBody, Pace, Persistence, ReadError, Reader, RequestHead, Slot,
+    Framing, HeadError, Left, MessageBody, Persistence, ReadError, Reader, RequestHead, Slot,
     encode_response, framing_of, write_message,
 };
-use crate::codec::{Body, Recorded};
+use crate::codec::{Body, Pace, Recorded};
 use crate::dns::Leases;
 use crate::pipeline::{self, Asked, Flow, Outcome, Rejected, Reply, Switched};
 use crate::policy::{Reason, Refusal};
@@ -243,6 +243,8 @@ where
     }
     let mut close =
         close || shape.persistence == Persistence::Close || gate.tasks.drain_signal().is_signalled();
+    // An answer before the end of its request: the client may go on with the body, or not. Nothing can follow it.
+    close |= holder.is_unfinished();
     let mut framing = if head_only { Framing::None } else { framing_of(&body) };
     if framing == Framing::Chunked && shape.version < Version::HTTP_11 {
         framing = Framing::UntilClose;
@@ -257,7 +259,7 @@ where
         head.truncate(head.len() - 2);
         head.extend_from_slice(b"connection: keep-alive\r\n\r\n");
     }
-    if write_message(&mut writer, head, &mut body, framing, &mut 0).await.is_err() {
+    if write_message(&mut writer, head, &mut body, framing, settings.write_stall).await.is_err() {
         // Visibly cut: no last chunk, or fewer bytes than the head says.
         return None;
     }
@@ -290,7 +292,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
         if let Self::Slot(slot) = self {
             let left = slot.returned().await;
             *self = match left {
-                Left { reader, rest: None } => Self::Reader(Box::new(reader)),
+                Left { reader, finished: true } => Self::Reader(Box::new(reader)),
                 left => Self::Left(Box::new(left)),
             };
         }
@@ -305,7 +307,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
         std::future::pending().await
     }
 
-    /// Takes the reader back after the answer, and throws away what nobody read.
+    /// Whether the body of the request was not, or not yet, read to its end.
+    fn is_unfinished(&mut self) -> bool {
+        let Self::Slot(slot) = self else { return matches!(self, Self::Left(_)) };
+        match slot.take() {
+            None => true,
+            Some(Left { reader, finished: true }) => {
+                *self = Self::Reader(Box::new(reader));
+                false
+            }
+            Some(left) => {
+                *self = Self::Left(Box::new(left));
+                true
+            }
+        }
+    }
+
+    /// Takes the reader back after the answer; at the end of the connection throws away what nobody read.
     async fn settle(
         self,
         gate: &Gate,
@@ -314,25 +332,21 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
         eof_is_the_end: bool,
     ) -> Option<Client<IO>> {
         let settings = &gate.settings;
-        let left = match self {
-            Self::Reader(reader) => Some(Left { reader: *reader, rest: None }),
-            Self::Left(left) => Some(*left),
-            Self::Slot(slot) => match slot.take() {
-                Some(left) => Some(left),
-                None => tokio::time::timeout(settings.drain_time, slot.returned()).await.ok(),
-            },
-        }?;
         if close {
-            // An answer that is followed by a reset is lost in most clients: close our side and read the rest away.
             let _ = tokio::time::timeout(settings.drain_time, writer.shutdown()).await;
-            let mut reader = left.reader;
-            let away = async { while reader.discard().await.is_ok_and(|n| n > 0) {} };
-            let _ = tokio::time::timeout(settings.drain_time, away).await;
-            return None;
         }
-        let drained = tokio::time::timeout(settings.drain_time, left.drain(settings.drain_bytes)).await;
-        let reader = drained.ok().flatten()?;
-        Some(Client { reader, writer, eof_is_the_end })
+        let mut reader = match self {
+            Self::Reader(reader) => *reader,
+            Self::Left(left) => left.reader,
+            Self::Slot(slot) => tokio::time::timeout(settings.drain_time, slot.returned()).await.ok()?.reader,
+        };
+        if !close {
+            return Some(Client { reader, writer, eof_is_the_end });
+        }
+        // An answer that is followed by a reset is lost in most clients: the rest is read away.
+        let away = async { while reader.discard().await.is_ok_and(|n| n > 0) {} };
+        let _ = tokio::time::timeout(settings.drain_time, away).await;
+        None
     }
 }
 

@@ -1,18 +1,21 @@
 //! HTTP/2 towards the client. hyper owns the protocol; each stream is claimed and answered like any other request.
 
-use super::Gate;
 use super::claim;
 use super::h1::Service;
-use crate::codec::Body;
+use super::{Gate, Settings};
+use crate::codec::{Body, BodyError, Pace, Paced};
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -24,17 +27,15 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, service: Arc<Service>) {
     let settings = &gate.settings;
-    let activity = Arc::new(AtomicU64::new(0));
-    let asking = Arc::new(AtomicUsize::new(0));
-    let open = service.flow.open.clone();
+    let streams = Arc::new(Streams::default());
     let fields = settings.head_limits.fields;
+    let pace = Pace { patience: settings.body_patience, bytes_per_second: settings.body_rate };
     let answer = {
-        let (activity, asking) = (activity.clone(), asking.clone());
+        let streams = streams.clone();
         service_fn(move |request| {
-            activity.fetch_add(1, Ordering::Relaxed);
-            let busy = Busy::begin(asking.clone());
+            let busy = Busy::begin(&streams);
             // Boxed: hyper moves this future several times on its way into a task.
-            Box::pin(answer(service.clone(), request, fields, busy))
+            Box::pin(answer(service.clone(), request, fields, pace, busy))
         })
     };
     let connection = Builder::new(gate.tasks.clone())
@@ -52,7 +53,7 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, servic
     tokio::select! {
         ended = connection.as_mut() => return log_end(ended),
         () = drain.signalled() => {}
-        () = idle(settings.idle, &activity, || asking.load(Ordering::Relaxed) + open.load(Ordering::Relaxed) > 0) => {}
+        () = idle(settings, &streams) => {}
     }
     connection.as_mut().graceful_shutdown();
     if let Ok(ended) = tokio::time::timeout(settings.drain_time, connection).await {
@@ -60,16 +61,23 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, servic
     }
 }
 
-/// Ends when nothing was asked for the whole time and no answer is still on its way, however silent it is.
-async fn idle(limit: Duration, activity: &AtomicU64, busy: impl Fn() -> bool) {
-    let mut seen = 0;
+/// Ends when nothing has happened for too long: no first stream, no open stream, or none that waits for anybody but a
+/// client that takes nothing.
+async fn idle(settings: &Settings, streams: &Streams) {
+    tokio::time::sleep(settings.head).await;
+    if streams.moved.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    let (mut seen, mut quiet) = (0, Duration::ZERO);
     loop {
-        tokio::time::sleep(limit).await;
-        let now = activity.load(Ordering::Relaxed);
-        if now == seen && !busy() {
+        tokio::time::sleep(settings.idle).await;
+        let moved = streams.moved.load(Ordering::Relaxed);
+        quiet = if moved == seen { quiet + settings.idle } else { Duration::ZERO };
+        seen = moved;
+        let stalled = streams.waiting.load(Ordering::Relaxed) == 0 && quiet >= settings.write_stall;
+        if stalled || (streams.open.load(Ordering::Relaxed) == 0 && !quiet.is_zero()) {
             return;
         }
-        seen = now;
     }
 }
 
@@ -79,19 +87,47 @@ fn log_end(ended: hyper::Result<()>) {
     }
 }
 
-/// Counts a stream from its head to the head of its answer.
-struct Busy(Arc<AtomicUsize>);
+/// What the streams of a connection are doing.
+#[derive(Default)]
+struct Streams {
+    /// Grows with every head and every piece of an answer.
+    moved: AtomicU64,
+    open: AtomicU64,
+    /// Of the open ones, those that wait for us or for the upstream side.
+    waiting: AtomicU64,
+}
+
+/// Counts a stream as open from its head to the last of its answer.
+struct Busy {
+    streams: Arc<Streams>,
+    waits: bool,
+}
 
 impl Busy {
-    fn begin(asking: Arc<AtomicUsize>) -> Self {
-        asking.fetch_add(1, Ordering::Relaxed);
-        Self(asking)
+    fn begin(streams: &Arc<Streams>) -> Self {
+        streams.moved.fetch_add(1, Ordering::Relaxed);
+        streams.open.fetch_add(1, Ordering::Relaxed);
+        streams.waiting.fetch_add(1, Ordering::Relaxed);
+        Self { streams: streams.clone(), waits: true }
+    }
+
+    fn waits(&mut self, waits: bool) {
+        if waits != self.waits {
+            let waiting = &self.streams.waiting;
+            if waits {
+                waiting.fetch_add(1, Ordering::Relaxed)
+            } else {
+                waiting.fetch_sub(1, Ordering::Relaxed)
+            };
+            self.waits = waits;
+        }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.waits(false);
+        self.streams.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -99,10 +135,11 @@ async fn answer(
     service: Arc<Service>,
     request: Request<Incoming>,
     fields: usize,
-    busy: Busy,
+    pace: Pace,
+    mut busy: Busy,
 ) -> Result<Response<Body>, Infallible> {
     let (parts, incoming) = request.into_parts();
-    let body = if http_body::Body::is_end_stream(&incoming) { Body::Empty } else { Body::H2(incoming) };
+    let body = if incoming.is_end_stream() { Body::Empty } else { Body::stream(Paced::new(incoming, pace)) };
     let claimed = claim::h2(parts, &service.connection, fields);
     let head_length = claimed.as_ref().is_ok_and(|asked| asked.method == http::Method::HEAD);
     let reply = service.answer(claimed, body).await;
@@ -110,6 +147,60 @@ async fn answer(
     if let (true, Some(length)) = (head_length, reply.stated_length) {
         response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
     }
-    drop(busy);
-    Ok(response)
+    busy.waits(false);
+    Ok(response.map(|body| if body.is_end_stream() { body } else { Body::stream(Running { body, busy }) }))
+}
+
+/// An answer's body that counts its stream as open until it is dropped, with its last byte or the client's reset.
+struct Running {
+    body: Body,
+    busy: Busy,
+}
+
+impl http_body::Body for Running {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.busy.waits(frame.is_pending());
+        if frame.is_ready() {
+            self.busy.streams.moved.fetch_add(1, Ordering::Relaxed);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ended(streams: &Streams, after: Duration) -> bool {
+        tokio::time::timeout(after, idle(&Settings::default(), streams)).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ht_06_12_a_connection_ends_when_its_client_says_or_takes_nothing_and_only_then() {
+        let settings = Settings::default();
+        let streams = Arc::new(Streams::default());
+        assert!(ended(&streams, settings.head * 2).await, "no stream was ever begun");
+        let mut busy = Busy::begin(&streams);
+        assert!(!ended(&streams, settings.write_stall * 10).await, "an answer that is awaited, or is silent");
+        busy.waits(false);
+        assert!(ended(&streams, settings.write_stall * 2).await, "a client that takes nothing");
+        assert!(!ended(&streams, settings.write_stall / 2).await, "and only in time");
+        drop(busy);
+        assert!(ended(&streams, settings.idle * 3).await, "nothing is open");
+    }
 }

@@ -15,9 +15,10 @@ pub struct Settings {
     pub body_patience: Duration,
     /// Bytes a second that a body must bring on average once that is used up. Back-pressure of ours does not count.
     pub body_rate: u32,
-    /// The unread rest of an upload that was refused is read and thrown away up to here, so that the client sees the
+    /// How long a client may take nothing of its answer; a download that was paused is taken up again sooner.
+    pub write_stall: Duration,
+    /// The unread rest of an upload that was refused is read and thrown away for so long, so that the client sees the
     /// answer instead of a reset.
-    pub drain_bytes: u64,
     pub drain_time: Duration,
     /// Heads of requests; the same figures hold for HTTP/2.
     pub head_limits: HeadLimits,
@@ -41,7 +42,7 @@ impl Default for Settings {
             idle: Duration::from_secs(120),
             body_patience: Duration::from_secs(60),
             body_rate: 64,
-            drain_bytes: 4 * 1024 * 1024,
+            write_stall: Duration::from_secs(600),
             drain_time: Duration::from_secs(5),
             head_limits: HeadLimits { bytes: 64 * 1024, fields: 100 },
             flows_per_client: 2048,

@@ -93,7 +93,6 @@ async fn identify(
         shared: gate.shared.clone(),
         number,
         exchanges: AtomicU32::new(0),
-        open: Arc::default(),
         snapshot,
         client,
         interface: accepted.interface,

@@ -5,7 +5,7 @@ use super::ending::{Ending, REDACTED, counted_down};
 use super::judge::Prepared;
 use super::{Flow, Reply, Standing, Stop, Switched, credentials, hooks, scan};
 use crate::codec::{Body, BodyError};
-use crate::policy::Reason;
+use crate::policy::{Reason, Rule};
 use crate::secrets::{Redaction, Redactor};
 use crate::upstream::Answer;
 use bytes::Bytes;
@@ -32,10 +32,11 @@ const REMOVED: [HeaderName; 9] = [
 
 pub(super) fn relay(
     flow: &Flow,
-    prepared: Prepared,
+    standing: Standing,
     answer: Answer,
     ending: &Arc<Ending>,
 ) -> Result<Reply, Stop> {
+    let prepared = &standing.prepared;
     let Answer { response, stated_length, switched, .. } = answer;
     let (mut parts, body) = response.into_parts();
     let rule = prepared.permit.rule();
@@ -43,17 +44,21 @@ pub(super) fn relay(
         return Err(Stop::new(Reason::UpstreamProtocol, "the origin answered as a proxy (407)"));
     }
     if switched.is_some() {
-        accepted(&prepared, &parts.headers)?;
+        accepted(prepared, &parts.headers)?;
+    } else if parts.status.is_informational() {
+        return Err(Stop::new(
+            Reason::UpstreamProtocol,
+            "the origin switched protocols in the middle of a request",
+        ));
     }
     clean(&mut parts.headers);
     for name in &rule.response().strip {
         parts.headers.remove(name);
     }
-    hooks::on_response(flow, &prepared, parts.status, &mut parts.headers)?;
-    let body = redacted(&prepared, &mut parts.headers, body, ending)?;
-    let body = scan::inbound(flow, &prepared, &parts.headers, body, ending)?;
+    hooks::on_response(flow, prepared, parts.status, &mut parts.headers)?;
+    let body = redacted(prepared, &mut parts.headers, body, ending)?;
+    let body = scan::inbound(flow, prepared, &parts.headers, body, ending)?;
     ending.status(parts.status);
-    let standing = Standing::new(flow, prepared.permit);
     if let Some((ahead, wire)) = switched {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -66,15 +71,22 @@ pub(super) fn relay(
 }
 
 fn clean(headers: &mut HeaderMap) {
-    if let Some(named) = headers.get(header::CONNECTION).cloned() {
-        for token in named.as_bytes().split(|b| *b == b',') {
-            if let Ok(name) = HeaderName::from_bytes(token.trim_ascii()) {
-                headers.remove(name);
-            }
-        }
-    }
-    for name in &REMOVED {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .collect();
+    for name in named.iter().chain(&REMOVED) {
         headers.remove(name);
+    }
+}
+
+/// What of an answer's trailers goes on: a client that takes them for fields gets nothing that was taken off those.
+pub(super) fn clean_trailers(rule: &Rule, trailers: &mut HeaderMap) {
+    clean(trailers);
+    for name in rule.response().strip.iter().chain([&header::CONTENT_LENGTH, &header::SET_COOKIE]) {
+        trailers.remove(name);
     }
 }
 

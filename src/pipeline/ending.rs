@@ -1,7 +1,9 @@
 //! How an exchange that was let through came to its end: counted while it runs, recorded once, by construction. Whoever
 //! still works on the exchange holds it; the end record is written when the last one lets go.
 
-use super::{Flow, Shared, Standing};
+use super::answer::clean_trailers;
+use super::standing::LOOK;
+use super::{Shared, Standing};
 use crate::audit::{End, Finding, FlowId, Text};
 use crate::base::UpstreamAddr;
 use crate::codec::{Body, BodyError};
@@ -10,10 +12,11 @@ use bytes::Bytes;
 use http::{StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
+use tokio::time::Sleep;
 
 /// The last word on an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +43,6 @@ impl Outcome {
 
 pub struct Ending {
     shared: Arc<Shared>,
-    /// The flow's count of exchanges that have not ended.
-    open: Arc<AtomicUsize>,
     id: FlowId,
     started: Instant,
     up: AtomicU64,
@@ -57,17 +58,16 @@ struct Last {
     reason: Option<Reason>,
     detail: Option<String>,
     findings: Vec<(String, &'static str, String)>,
+    never_began: bool,
 }
 
 /// Findings that one record lists.
 const MAX_FINDINGS: usize = 16;
 
 impl Ending {
-    pub(crate) fn new(flow: &Flow, id: FlowId) -> Arc<Self> {
-        flow.open.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn new(shared: Arc<Shared>, id: FlowId) -> Arc<Self> {
         Arc::new(Self {
-            shared: flow.shared.clone(),
-            open: flow.open.clone(),
+            shared,
             id,
             started: Instant::now(),
             up: AtomicU64::new(0),
@@ -114,6 +114,11 @@ impl Ending {
         }
     }
 
+    /// Its decision could not be recorded, so that nothing was let through.
+    pub(crate) fn never_began(&self) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).never_began = true;
+    }
+
     pub(crate) fn found(&self, detector: &str, place: &'static str, encoding: &str) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.findings.len() < MAX_FINDINGS {
@@ -124,11 +129,13 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        let last = std::mem::take(self.last.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if last.never_began {
+            return;
+        }
         let (up, down) = (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed));
         self.shared.metrics.bytes_up.inc_by(up);
         self.shared.metrics.bytes_down.inc_by(down);
-        let last = std::mem::take(self.last.get_mut().unwrap_or_else(PoisonError::into_inner));
         let findings: Vec<Finding<'_>> = last
             .findings
             .iter()
@@ -164,36 +171,53 @@ fn reason_of(detector: &str) -> &'static str {
 /// The finding that says that a credential was masked in an answer.
 pub(crate) const REDACTED: &str = "secret_redacted";
 
-/// An answer's body that counts and, at its end, states the outcome.
-/// `standing`, where there is one, stops it when a reload has taken the permission away.
+/// An answer's body that counts and, at its end, states the outcome. With `standing` it ends early when a reload no
+/// longer allows it.
 pub(crate) fn counted_down(body: Body, ending: Arc<Ending>, standing: Option<Standing>) -> Body {
     if body.is_end_stream() {
         ending.finish(Outcome::Done, None, None);
         return body;
     }
-    Body::stream(Down { body, ending, standing })
+    Body::stream(Down { body, ending, standing, look: None })
 }
 
 struct Down {
     body: Body,
     ending: Arc<Ending>,
     standing: Option<Standing>,
+    /// Wakes a body that is silent, so that it is looked at too.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
-impl HttpBody for Down {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if self.standing.as_mut().is_some_and(|standing| !standing.holds()) {
+impl Down {
+    fn is_lost(&mut self) -> bool {
+        let lost = self.standing.as_mut().is_some_and(|standing| !standing.holds());
+        if lost {
             self.ending.finish(Outcome::Blocked, Some(Reason::Reload), None);
-            return Poll::Ready(Some(Err(BodyError::Refused)));
         }
-        match &frame {
+        lost
+    }
+
+    fn cleaned(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match (frame.into_trailers(), &self.standing) {
+            (Ok(mut trailers), Some(standing)) => {
+                clean_trailers(standing.prepared.permit.rule(), &mut trailers);
+                Frame::trailers(trailers)
+            }
+            (Ok(trailers), None) => Frame::trailers(trailers),
+            (Err(frame), _) => frame,
+        }
+    }
+
+    fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+        ready!(look.as_mut().poll(cx));
+        self.look = None;
+        Poll::Ready(())
+    }
+
+    fn count(&self, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
+        match frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.ending.count_down(data.len() as u64);
@@ -207,7 +231,30 @@ impl HttpBody for Down {
             }
             None => self.ending.finish(Outcome::Done, None, None),
         }
-        Poll::Ready(frame)
+    }
+}
+
+impl HttpBody for Down {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        loop {
+            if this.is_lost() {
+                return Poll::Ready(Some(Err(BodyError::Refused)));
+            }
+            if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+                this.count(frame.as_ref());
+                return Poll::Ready(frame.map(|frame| frame.map(|frame| this.cleaned(frame))));
+            }
+            if this.standing.is_none() || this.poll_look(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -30,9 +30,9 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What every exchange of every flow uses.
 pub struct Shared {
@@ -48,8 +48,6 @@ pub struct Flow {
     pub shared: Arc<Shared>,
     pub number: u64,
     pub exchanges: AtomicU32,
-    /// Exchanges that were let through and have not ended.
-    pub open: Arc<AtomicUsize>,
     /// The snapshot under which the connection was accepted, and its client there.
     pub snapshot: Arc<Snapshot>,
     pub client: ClientId,
@@ -67,19 +65,25 @@ impl Flow {
         if Arc::ptr_eq(snapshot, &self.snapshot) {
             return Ok(self.client);
         }
-        let found = snapshot.client(self.interface.as_deref(), self.source.ip());
-        found.filter(|client| *snapshot.client_name(*client) == *self.client_name).ok_or_else(|| {
-            Refusal::new(
-                Reason::UnknownClient,
-                "after a reload this connection belongs to no client, or another",
-            )
-        })
+        client_in(snapshot, self.interface.as_deref(), self.source.ip(), &self.client_name)
     }
 
     /// The id of the flow's next decision.
     pub fn next_id(&self) -> FlowId {
         FlowId { flow: self.number, exchange: self.exchanges.fetch_add(1, Ordering::Relaxed) + 1 }
     }
+}
+
+fn client_in(
+    snapshot: &Snapshot,
+    interface: Option<&str>,
+    source: IpAddr,
+    name: &Arc<str>,
+) -> Result<ClientId, Refusal> {
+    let found = snapshot.client(interface, source);
+    found.filter(|client| *snapshot.client_name(*client) == **name).ok_or_else(|| {
+        Refusal::new(Reason::UnknownClient, "after a reload this connection belongs to no client, or another")
+    })
 }
 
 /// One request, with everything its flow states about its destination reconciled into one name and port.
@@ -174,8 +178,14 @@ pub async fn exchange(flow: &Flow, asked: Asked, body: Body) -> Reply {
         Ok(request) => request,
         Err(stop) => return fail(&ending, &facts, stop, None),
     };
-    match flow.shared.upstream.send(request, proto).await {
-        Ok(answer) => relay(flow, prepared, answer, ending, &facts),
+    let mut standing = Standing::new(flow, prepared);
+    let answered = tokio::select! {
+        biased;
+        answered = flow.shared.upstream.send(request, proto) => answered,
+        stop = standing.lost() => return fail(&ending, &facts, stop, None),
+    };
+    match answered {
+        Ok(answer) => relay(flow, standing, answer, ending, &facts),
         Err(error) => {
             let stop = match findings.stop() {
                 Some(stop) => stop,
@@ -211,15 +221,9 @@ async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, facts: Facts, stop: Stop
     page.reply(unread)
 }
 
-fn relay(
-    flow: &Flow,
-    prepared: judge::Prepared,
-    answer: Answer,
-    ending: Arc<Ending>,
-    facts: &Facts,
-) -> Reply {
+fn relay(flow: &Flow, standing: Standing, answer: Answer, ending: Arc<Ending>, facts: &Facts) -> Reply {
     ending.answered_by(answer.from, answer.version);
-    match answer::relay(flow, prepared, answer, &ending) {
+    match answer::relay(flow, standing, answer, &ending) {
         Ok(reply) => reply,
         Err(stop) => fail(&ending, facts, stop, None),
     }

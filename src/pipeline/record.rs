@@ -77,8 +77,8 @@ pub(super) async fn allow(
     let rule = Some(&**permit.rule().name());
     // What was judged is what is recorded: the canonical request, not what came in.
     let path = facts.shown(permit.request().path_and_query().as_str());
-    write(flow, snapshot, id, Entry { verdict, reason, rule, detail: None, path, facts }).await?;
-    Ok(Ending::new(flow, id))
+    let written = write(flow, snapshot, id, Entry { verdict, reason, rule, detail: None, path, facts });
+    begun(flow, id, written).await
 }
 
 /// Records that a connection is let through as it is.
@@ -98,8 +98,18 @@ pub async fn decide(
         path: facts.shown(&facts.target),
         facts,
     };
-    write(flow, snapshot, id, entry).await.map_err(|stop| stop.refusal)?;
-    Ok(Ending::new(flow, id))
+    begun(flow, id, write(flow, snapshot, id, entry)).await.map_err(|stop| stop.refusal)
+}
+
+/// Waits for a record that is on its way. From here on there is an end to tell, also when nobody waits any more.
+async fn begun(
+    flow: &Flow,
+    id: FlowId,
+    written: impl Future<Output = Result<(), Stop>>,
+) -> Result<Arc<Ending>, Stop> {
+    let ending = Ending::new(flow.shared.clone(), id);
+    written.await.inspect_err(|_| ending.never_began())?;
+    Ok(ending)
 }
 
 /// Records a refusal. A record that cannot be written changes nothing: the answer is no either way, and the log
@@ -126,7 +136,13 @@ struct Entry<'a> {
     facts: &'a Facts,
 }
 
-async fn write(flow: &Flow, snapshot: &Arc<Snapshot>, id: FlowId, entry: Entry<'_>) -> Result<(), Stop> {
+/// Puts a record on its way; what it gives is waited on until the kernel has it.
+fn write(
+    flow: &Flow,
+    snapshot: &Arc<Snapshot>,
+    id: FlowId,
+    entry: Entry<'_>,
+) -> impl Future<Output = Result<(), Stop>> + Send + use<> {
     let facts = entry.facts;
     let findings: Vec<Finding<'_>> = facts
         .findings
@@ -155,7 +171,8 @@ async fn write(flow: &Flow, snapshot: &Arc<Snapshot>, id: FlowId, entry: Entry<'
         dns: None,
     };
     flow.shared.metrics.decision(flow.door, entry.verdict, entry.reason.map(Reason::as_str));
-    flow.shared.log.decide(&decision).await.map_err(|error| Stop::new(Reason::Audit, error.to_string()))
+    let written = flow.shared.log.decide(&decision);
+    async move { written.await.map_err(|error| Stop::new(Reason::Audit, error.to_string())) }
 }
 
 fn some(text: &str) -> Option<Text<'_>> {

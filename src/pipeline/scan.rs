@@ -9,7 +9,7 @@ use crate::dlp::{self, Coding, Finding, Limits, Selection};
 use crate::policy::{OnMatch, Permit, Reason};
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, HeaderName};
+use http::header::{CONTENT_ENCODING, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,10 +33,7 @@ pub(super) fn head(permit: &Permit, facts: &mut Facts) -> Result<(), Stop> {
         text.extend_from_slice(name.as_str().as_bytes());
     }
     for (name, value) in request.headers() {
-        text.push(BETWEEN);
-        text.extend_from_slice(name.as_str().as_bytes());
-        text.extend_from_slice(b": ");
-        text.extend_from_slice(value.as_bytes());
+        put_field(&mut text, name, value);
     }
     let Some(finding) = permit.snapshot().detectors().scan(dlp.outbound, &text) else { return Ok(()) };
     let in_target = usize::try_from(finding.offset).is_ok_and(|at| at < target_end);
@@ -46,6 +43,13 @@ pub(super) fn head(permit: &Permit, facts: &mut Facts) -> Result<(), Stop> {
         OnMatch::Block => Err(blocked(&finding, place)),
         OnMatch::Log => Ok(()),
     }
+}
+
+fn put_field(text: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    text.push(BETWEEN);
+    text.extend_from_slice(name.as_str().as_bytes());
+    text.extend_from_slice(b": ");
+    text.extend_from_slice(value.as_bytes());
 }
 
 /// Stands between the pieces of a head; no header, target or pattern holds it.
@@ -246,17 +250,18 @@ impl Scanned {
     /// Trailers are scanned like fields of the head, with their names; what must not come behind a body is dropped.
     fn trailers(&mut self, frame: Frame<Bytes>) -> Result<Option<Frame<Bytes>>, BodyError> {
         let Ok(mut fields) = frame.into_trailers() else { return Ok(None) };
+        if !self.way.selection.is_empty() {
+            let mut text = Vec::new();
+            for (name, value) in &fields {
+                put_field(&mut text, name, value);
+            }
+            if let Some(finding) = self.detectors.scan(self.way.selection, &text) {
+                self.stopped(&dlp::Stop::Finding(finding))?;
+            }
+        }
         if self.way.up {
             for name in misplaced(&fields) {
                 fields.remove(name);
-            }
-        }
-        if !self.way.selection.is_empty() {
-            for (name, value) in &fields {
-                let text = [name.as_str().as_bytes(), b": ", value.as_bytes()].concat();
-                if let Some(finding) = self.detectors.scan(self.way.selection, &text) {
-                    self.stopped(&dlp::Stop::Finding(finding))?;
-                }
             }
         }
         Ok((!fields.is_empty()).then(|| Frame::trailers(fields)))

@@ -6,10 +6,10 @@ use super::pool::{Key, Pool};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest, Wire};
 use crate::base::UpstreamAddr;
 use crate::codec::h1::{
-    Framing, HeadLimits, Left, MessageBody, Pace, Persistence, Reader, ResponseHead, Slot, WriteError,
+    Framing, HeadLimits, Left, MessageBody, Persistence, Reader, ResponseHead, Slot, WriteError,
     encode_request, framing_of, write_message,
 };
-use crate::codec::{Body, BodyError};
+use crate::codec::{Body, BodyError, Pace};
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -60,24 +60,29 @@ pub(super) async fn exchange(
         &request.headers,
         framing,
     );
+    // A server that does not read the body of such a request takes it for the next one; there is none.
+    let is_last =
+        framing != Framing::None && !matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
+    // The head ends in its empty line; these fields go before it.
     if request.websocket {
-        // The head ends in its empty line; the upgrade fields go before it.
         head.truncate(head.len() - 2);
         head.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
+    } else if is_last {
+        head.truncate(head.len() - 2);
+        head.extend_from_slice(b"connection: close\r\n\r\n");
     }
     let UpstreamRequest { method, body, websocket, .. } = request;
-    // Some origins take no body for such a method and would read it as the next request.
-    let expected = framing == Framing::None || matches!(method, Method::POST | Method::PUT | Method::PATCH);
+    let stall = upstream.settings.write_stall;
     let (writer, upload) = if framing == Framing::None {
         let mut writer = writer;
-        let sent = write_message(&mut writer, head, &mut Body::Empty, framing, &mut 0).await;
+        let sent = write_message(&mut writer, head, &mut Body::Empty, framing, stall).await;
         sent.map_err(|e| stale(reused, e.into()))?;
         (Some(writer), None)
     } else {
         let mut writer = writer;
         let upload: Uploading = Box::pin(async move {
             let mut body = body;
-            let result = write_message(&mut writer, head, &mut body, framing, &mut 0).await;
+            let result = write_message(&mut writer, head, &mut body, framing, stall).await;
             (writer, result)
         });
         (None, Some(upload))
@@ -88,8 +93,7 @@ pub(super) async fn exchange(
         let drain = upstream.tasks.drain_signal();
         upstream.tasks.spawn("upload", finish_upload(upload, drain));
     }
-    let writer = writer.or(finished);
-    let connection = Parts { reader, writer, address, reusable: expected };
+    let connection = Parts { reader, writer: writer.or(finished).filter(|_| !is_last), address };
     Ok(into_answer(head, connection, &method, upstream, key))
 }
 
@@ -169,14 +173,13 @@ fn stale(reused: bool, error: UpstreamError) -> UpstreamError {
 
 struct Parts {
     reader: Reader<ReadHalf<Wire>>,
-    /// Absent while an upload still uses it, or when it failed.
+    /// Absent where the connection ends with this answer: an upload still uses it, or failed.
     writer: Option<WriteHalf<Wire>>,
     address: UpstreamAddr,
-    reusable: bool,
 }
 
 fn into_answer(head: ResponseHead, parts: Parts, method: &Method, upstream: &Upstream, key: &Key) -> Answer {
-    let Parts { reader, writer, address, reusable } = parts;
+    let Parts { reader, writer, address } = parts;
     let ResponseHead { status, headers, framing, stated_length, persistence } = head;
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = status;
@@ -193,7 +196,7 @@ fn into_answer(head: ResponseHead, parts: Parts, method: &Method, upstream: &Ups
     if *method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
         answer.stated_length = stated_length;
     }
-    let home = (reusable && persistence == Persistence::KeepAlive && framing != Framing::UntilClose)
+    let home = (persistence == Persistence::KeepAlive && framing != Framing::UntilClose)
         .then(|| writer.map(|writer| Home { pool: upstream.pool.clone(), key: key.clone(), writer, address }))
         .flatten();
     if framing == Framing::None {
@@ -239,7 +242,8 @@ impl Returning {
     fn return_if_done(&mut self) {
         if self.message.as_ref().is_some_and(HttpBody::is_end_stream) {
             self.message = None;
-            if let (Some(home), Some(Left { reader, rest: None })) = (self.home.take(), self.slot.take()) {
+            if let (Some(home), Some(Left { reader, finished: true })) = (self.home.take(), self.slot.take())
+            {
                 home.take_back(reader);
             }
         }

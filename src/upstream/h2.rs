@@ -3,16 +3,12 @@
 use super::dial::Dialled;
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
 use crate::base::{Scheme, UpstreamAddr};
-use crate::codec::Body;
+use crate::codec::{Body, Pace, Paced};
 use http::header::{CONTENT_LENGTH, COOKIE, HeaderValue};
-use http::{HeaderMap, Request, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
-use tokio::time::Sleep;
 
 #[derive(Clone)]
 pub(super) struct Connection {
@@ -66,6 +62,7 @@ pub(super) async fn exchange(
         .path_and_query(request.target)
         .build()
         .map_err(|e| UpstreamError::Protocol(format!("the target has no HTTP/2 form: {e}")))?;
+    let is_head = request.method == Method::HEAD;
     let mut message = Request::new(request.body);
     *message.method_mut() = request.method;
     *message.uri_mut() = uri;
@@ -82,18 +79,20 @@ pub(super) async fn exchange(
         .await
         .unwrap_or(Err(UpstreamError::HeadTimeout))?;
     let (mut parts, body) = response.into_parts();
-    // The length is the body's own; a head that speaks of a body it does not have says so apart.
-    let length = parts.headers.remove(CONTENT_LENGTH);
-    let stated_length = length.and_then(|value| value.to_str().ok()?.parse().ok());
-    let body = Body::stream(Held {
-        body,
-        _users: users,
-        silence: upstream.settings.response_silence,
-        waiting: None,
-    });
+    // As over HTTP/1: the length is framing and no field, and an answer that has no body by its nature has none.
+    let length = parts.headers.remove(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let no_content = parts.status == StatusCode::NO_CONTENT;
+    let pace = Pace { patience: upstream.settings.response_silence, bytes_per_second: 0 };
+    let bodiless = is_head || no_content || parts.status == StatusCode::NOT_MODIFIED;
+    let body = if bodiless {
+        Body::Empty
+    } else {
+        Body::stream(Held { body: Paced::new(body, pace), _users: users })
+    };
     let mut response = http::Response::new(body);
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
+    let stated_length = length.filter(|_| bodiless && !no_content);
     Ok(Answer { response, from: address, version: Version::HTTP_2, stated_length, switched: None })
 }
 
@@ -125,11 +124,8 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 
 /// An answer's body that keeps its connection from counting as idle.
 struct Held {
-    body: hyper::body::Incoming,
+    body: Paced,
     _users: Arc<()>,
-    /// Silence that ends the answer, and the clock of the present one.
-    silence: Duration,
-    waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl http_body::Body for Held {
@@ -137,18 +133,10 @@ impl http_body::Body for Held {
     type Error = crate::codec::BodyError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
-        let this = &mut *self;
-        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
-            this.waiting = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
-        }
-        let silence = this.silence;
-        let waiting = this.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(silence)));
-        ready!(waiting.as_mut().poll(cx));
-        Poll::Ready(Some(Err(crate::codec::BodyError::Stalled)))
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

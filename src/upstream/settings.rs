@@ -11,6 +11,8 @@ pub struct Settings {
     pub handshake: Duration,
     /// From the end of the request to the head of the answer: language models think for minutes.
     pub response_head: Duration,
+    /// How long the origin may take nothing of a request.
+    pub write_stall: Duration,
     /// Silence inside an answer: event streams pause for a quarter of an hour.
     pub response_silence: Duration,
     /// Idle connections close soon: they hold memory on both sides, and most bursts are over in seconds.
@@ -32,6 +34,7 @@ impl Default for Settings {
             connect: Duration::from_secs(10),
             handshake: Duration::from_secs(20),
             response_head: Duration::from_secs(600),
+            write_stall: Duration::from_secs(120),
             response_silence: Duration::from_secs(1200),
             idle: Duration::from_secs(5),
             idle_per_key: 64,

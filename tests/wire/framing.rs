@@ -321,6 +321,69 @@ fn sm_28_a_body_that_is_a_request_never_becomes_one() {
 }
 
 #[test]
+fn sm_28_a_body_that_is_usually_none_ends_its_upstream_connection() {
+    let bed = Bed::new(P1);
+    script_pub1(&bed, careless);
+    for method in ["GET", "HEAD", "DELETE"] {
+        let hidden = get("api.good.test", "/hidden");
+        let length = hidden.len();
+        let mut wire = bed.https(PUB1, "api.good.test").unwrap();
+        wire.send(format!(
+            "{method} / HTTP/1.1\r\nHost: api.good.test\r\nContent-Length: {length}\r\n\r\n{hidden}"
+        ));
+        assert_eq!(wire.head().unwrap().status, 200);
+        assert_eq!(bed.fetch("api.good.test", get("api.good.test", "/next")).unwrap().text(), "/next");
+    }
+    let connections = bed.world.origin.connections();
+    let carried: Vec<String> =
+        connections.iter().map(|c| c.text()).filter(|t| t.contains("/hidden")).collect();
+    assert_eq!(carried.len(), 3);
+    for text in carried {
+        assert!(text.contains("connection: close\r\n"), "the origin is told that nothing follows: {text}");
+        assert!(text.ends_with(&get("api.good.test", "/hidden")), "and nothing does: {text}");
+    }
+}
+
+#[test]
+fn an_answer_to_head_states_the_length_that_the_origin_states_or_none() {
+    let bed = Bed::new(P1);
+    script_pub1(&bed, |peer: &mut Conversation| {
+        while let Some(head) = peer.head() {
+            let coding =
+                if head.contains("/known") { "Content-Length: 7" } else { "Transfer-Encoding: chunked" };
+            peer.say(format!("HTTP/1.1 200 OK\r\n{coding}\r\n\r\n"));
+        }
+    });
+    let mut wire = bed.https(PUB1, "api.good.test").unwrap();
+    for (path, length) in [("/known", Some("7")), ("/unknown", None), ("/known", Some("7"))] {
+        wire.send(format!("HEAD {path} HTTP/1.1\r\nHost: api.good.test\r\n\r\n"));
+        assert_eq!(wire.head().unwrap().header("content-length"), length);
+    }
+}
+
+#[test]
+fn sm_38_the_trailers_of_a_request_end_at_the_gate() {
+    let bed = Bed::new(P1);
+    let upload = |trailer: &str| {
+        format!(
+            "POST /upload HTTP/1.1\r\nHost: api.good.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+             5\r\nhello\r\n0\r\n{trailer}\r\n\r\n"
+        )
+    };
+    for trailer in ["X-Forwarded-Host: evil.test", "Authorization: Bearer x", "Content-Length: 5"] {
+        let mut wire = bed.https(PUB1, "api.good.test").unwrap();
+        let answer = wire.ask(upload(trailer)).unwrap();
+        assert!(answer.text().starts_with("5 "), "{trailer}: {answer:?}");
+        assert_eq!(wire.ask(get("api.good.test", "/next")).unwrap().status, 200);
+    }
+    for request in bed.world.origin.requests() {
+        assert!(request.body.lock().unwrap().as_ref().is_none_or(|(_, _, trailers)| trailers.is_empty()));
+    }
+    let leak = upload(&format!("X-Note: {}", *K2));
+    assert_eq!(bed.fetch("api.good.test", leak).map(|answer| answer.status), Some(403));
+}
+
+#[test]
 fn sm_31_a_response_without_one_meaning_becomes_one_502() {
     const ANSWERS: &[&str] = &[
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",

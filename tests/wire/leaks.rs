@@ -151,12 +151,12 @@ fn dl_24_a_canary_in_chunks_of_one_byte_is_blocked() {
 #[test]
 fn dl_26_a_canary_at_the_very_end_of_a_long_body_is_blocked() {
     let bed = Bed::new(P1);
-    for place in [1 << 20, 2 << 20] {
-        let mut body = vec![b'.'; 2 << 20];
+    for (place, length) in [(1 << 20, 2 << 20), (2 << 20, 2 << 20), (1 << 20, 24 << 20)] {
+        let mut body = vec![b'.'; length];
         body.splice(place - K2.len()..place, K2.bytes());
         let head =
             format!("POST /upload HTTP/1.1\r\nHost: api.good.test\r\nContent-Length: {}\r\n\r\n", body.len());
-        blocked_in_body(&bed, [head.into_bytes(), body].concat(), &K2, &format!("at {place}"));
+        blocked_in_body(&bed, [head.into_bytes(), body].concat(), &K2, &format!("at {place} of {length}"));
     }
 }
 

@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
+use crate::support::gate::wait_until;
 use crate::support::h2::H2;
 use crate::support::pages::{accept_key, pattern, sha256};
 use crate::support::websocket::{CLOSE, TEXT, frame, receive};
@@ -137,6 +140,42 @@ fn fr_12_a_websocket_is_relayed_where_the_rule_says_so() {
     drop(wire);
     let end = bed.gate.wait_for_record("its end", |record| record.is_end() && record.text("id") == id);
     assert!(end.number("bytes_up").unwrap() > 1000 && end.number("bytes_down").unwrap() > 1000, "{}", end.0);
+}
+
+#[test]
+fn ft_10_what_a_reload_no_longer_allows_ends_while_it_streams() {
+    let bed = Bed::new(WEBSOCKET);
+    let mut events = bed.https(PUB1, "api.good.test").unwrap();
+    events.send(get("api.good.test", "/sse"));
+    assert_eq!(events.head().unwrap().status, 200);
+    let mut talk = bed.https(PUB1, "api.good.test").unwrap();
+    let answer = talk.ask(
+        "GET /ws HTTP/1.1\r\nHost: api.good.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(answer.unwrap().status, 101);
+
+    let more = format!(
+        "{WEBSOCKET}\n[[rule]]\nname = \"more\"\nhosts = [\"files.good.test\"]\naction = \"allow\"\n"
+    );
+    bed.gate.write_policy(&more);
+    bed.gate.signal(Signal::SIGHUP);
+    let open = || bed.fetch("files.good.test", get("files.good.test", "/")).filter(|a| a.status == 200);
+    assert!(wait_until(Duration::from_secs(5), open).is_some());
+    std::thread::park_timeout(Duration::from_millis(1500));
+    bed.world.origin.pages.event("still");
+    assert!(events.until(b"data: still\n\n").is_some(), "what is still allowed goes on");
+    talk.send(frame(TEXT, b"still", Some([7; 4])));
+    assert_eq!(receive(&mut talk), Some((TEXT, b"still".to_vec())));
+
+    bed.gate.write_policy(&WEBSOCKET.replace("api.good.test", "files.good.test"));
+    bed.gate.signal(Signal::SIGHUP);
+    let reload = |record: &Record| record.is_end() && record.text("reason") == "reload";
+    bed.gate.wait_for_record("an end by the reload", reload);
+    assert!(!events.rest().0.ends_with(b"0\r\n\r\n"), "cut, not ended");
+    assert!(talk.rest().0.is_empty());
+    let both = || (bed.gate.records().iter().filter(|r| reload(r)).count() == 2).then_some(());
+    assert!(wait_until(Duration::from_secs(5), both).is_some());
 }
 
 /// The median of many small exchanges on one connection, head and body in two writes: what delayed ACKs would hurt.

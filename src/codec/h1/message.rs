@@ -3,25 +3,15 @@
 
 use super::chunked::{Chunked, Piece};
 use super::{Framing, Reader};
-use crate::codec::BodyError;
+use crate::codec::pace::Patience;
+use crate::codec::{BodyError, Pace};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep};
-
-/// How slowly a body may arrive. Time in which nobody asked for it does not count.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// Waiting that is always granted.
-    pub patience: Duration,
-    /// Bytes that must have come for each further second of waiting; zero: `patience` is granted anew with each piece.
-    pub bytes_per_second: u32,
-}
 
 /// Where a message leaves its reader.
 #[derive(Debug)]
@@ -37,13 +27,9 @@ struct Shared<R> {
 #[derive(Debug)]
 pub struct Left<R> {
     pub reader: Reader<R>,
-    /// The rest of the message, where it was not read to its end.
-    pub rest: Option<Rest>,
+    /// The message was read to its end, so that another may follow.
+    pub finished: bool,
 }
-
-/// The framing state of a message that was not read to its end.
-#[derive(Debug)]
-pub struct Rest(State);
 
 #[derive(Debug)]
 enum State {
@@ -71,31 +57,6 @@ impl<R> Slot<R> {
     }
 }
 
-impl<R: AsyncRead + Unpin> Left<R> {
-    /// Reads and throws away the rest of the message, at most `limit` bytes of it. `None`: the connection cannot
-    /// carry another message.
-    pub async fn drain(mut self, limit: u64) -> Option<Reader<R>> {
-        let Some(Rest(mut state)) = self.rest else { return Some(self.reader) };
-        let mut read = 0u64;
-        loop {
-            match state.step(&mut self.reader.buf) {
-                Ok(Step::Data(data)) => read += data.len() as u64,
-                Ok(Step::End(_)) => return Some(self.reader),
-                Ok(Step::NeedMore) => {
-                    let n = std::future::poll_fn(|cx| self.reader.poll_fill(cx)).await.ok()?;
-                    if n == 0 {
-                        return None;
-                    }
-                }
-                Err(_) => return None,
-            }
-            if read > limit {
-                return None;
-            }
-        }
-    }
-}
-
 pub struct MessageBody<R> {
     /// Present until the drop.
     reader: Option<Reader<R>>,
@@ -103,11 +64,7 @@ pub struct MessageBody<R> {
     slot: Arc<Shared<R>>,
     /// Told once, when somebody first asks for the body: the moment for `100 Continue`.
     wanted: Option<Arc<Notify>>,
-    pace: Pace,
-    waiting: Option<Pin<Box<Sleep>>>,
-    waited: Duration,
-    since: Option<Instant>,
-    received: u64,
+    patience: Patience,
 }
 
 impl<R> MessageBody<R> {
@@ -124,17 +81,8 @@ impl<R> MessageBody<R> {
             Framing::Chunked => State::Chunked(Chunked::new()),
             Framing::UntilClose => State::UntilClose,
         };
-        let body = Self {
-            reader: Some(reader),
-            state,
-            slot: slot.clone(),
-            wanted,
-            pace,
-            waiting: None,
-            waited: Duration::ZERO,
-            since: None,
-            received: 0,
-        };
+        let body =
+            Self { reader: Some(reader), state, slot: slot.clone(), wanted, patience: Patience::new(pace) };
         (body, Slot(slot))
     }
 }
@@ -193,13 +141,12 @@ impl<R: AsyncRead + Unpin> MessageBody<R> {
         if let Some(wanted) = self.wanted.take() {
             wanted.notify_one();
         }
-        let Poll::Ready(n) = reader.poll_fill(cx)? else { return self.poll_patience(cx) };
-        self.waiting = None;
-        if let Some(since) = self.since.take() {
-            self.waited =
-                if self.pace.bytes_per_second == 0 { Duration::ZERO } else { self.waited + since.elapsed() };
-        }
-        self.received += n as u64;
+        let Poll::Ready(n) = reader.poll_fill(cx)? else {
+            ready!(self.patience.poll_spent(cx));
+            self.state = State::Failed;
+            return Poll::Ready(Err(BodyError::Stalled));
+        };
+        self.patience.received(n);
         if n > 0 {
             return Poll::Ready(Ok(()));
         }
@@ -209,19 +156,6 @@ impl<R: AsyncRead + Unpin> MessageBody<R> {
         }
         self.state = State::Failed;
         Poll::Ready(Err(BodyError::Truncated))
-    }
-
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        self.since.get_or_insert_with(Instant::now);
-        let earned = match self.pace.bytes_per_second {
-            0 => Duration::ZERO,
-            rate => Duration::from_secs(self.received / u64::from(rate)),
-        };
-        let left = (self.pace.patience + earned).saturating_sub(self.waited);
-        let sleep = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
-        ready!(sleep.as_mut().poll(cx));
-        self.state = State::Failed;
-        Poll::Ready(Err(BodyError::Stalled))
     }
 }
 
@@ -265,9 +199,8 @@ impl<R: AsyncRead + Unpin> HttpBody for MessageBody<R> {
 impl<R> Drop for MessageBody<R> {
     fn drop(&mut self) {
         let Some(reader) = self.reader.take() else { return };
-        let state = std::mem::replace(&mut self.state, State::Failed);
-        let rest = (!state.is_done()).then_some(Rest(state));
-        *self.slot.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(Left { reader, rest });
+        let left = Left { reader, finished: self.state.is_done() };
+        *self.slot.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
         self.slot.returned.notify_one();
     }
 }

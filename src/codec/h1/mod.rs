@@ -12,6 +12,6 @@ mod writer;
 
 pub use framing::{Framing, Persistence};
 pub use head::{HeadError, HeadLimits, MAX_FIELDS, RequestHead, ResponseHead, parse_request, parse_response};
-pub use message::{Left, MessageBody, Pace, Slot};
+pub use message::{Left, MessageBody, Slot};
 pub use reader::{ReadError, Reader};
 pub use writer::{WriteError, encode_request, encode_response, framing_of, write_message};

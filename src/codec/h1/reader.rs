@@ -22,6 +22,8 @@ pub struct Reader<R> {
     io: R,
     pub(super) buf: BytesMut,
     next_read: usize,
+    /// An error that came behind bytes, told at the next read.
+    failed: Option<io::Error>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -37,13 +39,16 @@ pub enum ReadError {
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     pub fn new(io: R) -> Self {
-        Self { io, buf: BytesMut::new(), next_read: FIRST_READ }
+        Self { io, buf: BytesMut::new(), next_read: FIRST_READ, failed: None }
     }
 
     /// Waits until at least one byte is there. `false`: the peer closed.
     pub async fn wait_for_data(&mut self) -> io::Result<bool> {
         if !self.buf.is_empty() {
             return Ok(true);
+        }
+        if let Some(error) = self.failed.take() {
+            return Err(error);
         }
         self.buf = BytesMut::new();
         self.next_read = FIRST_READ;
@@ -101,16 +106,24 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Reads more behind what is buffered. Zero means that the peer closed.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         if self.buf.capacity() - self.buf.len() < self.next_read / 2 {
             self.buf.reserve(self.next_read);
         }
         let mut n = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buf))?;
         // TLS gives a record at a time. What is there already is taken along: one large piece costs the steps behind
-        // us less than four small ones. An end or an error shows itself again at the next read.
+        // us less than four small ones. An end shows itself again at the next read; an error need not: after a reset
+        // the kernel tells an end, which would make a cut answer a whole one.
         while n > 0 && n < self.next_read && self.buf.capacity() > self.buf.len() {
             match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buf) {
                 Poll::Ready(Ok(more @ 1..)) => n += more,
-                Poll::Ready(Ok(0) | Err(_)) | Poll::Pending => break,
+                Poll::Ready(Err(error)) => {
+                    self.failed = Some(error);
+                    break;
+                }
+                Poll::Ready(Ok(0)) | Poll::Pending => break,
             }
         }
         if n >= self.next_read {
@@ -128,7 +141,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// True while nothing was read ahead and the peer has neither sent nor closed: the state in which an idle
     /// connection may be used again.
     pub fn is_quiet(&mut self) -> bool {
-        if !self.buf.is_empty() {
+        if !self.buf.is_empty() || self.failed.is_some() {
             return false;
         }
         let mut space = [MaybeUninit::uninit(); 1];
@@ -140,5 +153,36 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// The bytes read ahead, and the I/O object: for a connection that stops speaking HTTP.
     pub fn into_parts(self) -> (Bytes, R) {
         (self.buf.freeze(), self.io)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes, then a reset, then, as the kernel has it, an end.
+    struct Cut(u8);
+
+    impl AsyncRead for Cut {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.0 += 1;
+            match self.0 {
+                1 => buf.put_slice(b"bytes"),
+                2 => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                _ => {}
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn ft_01_an_error_behind_bytes_is_told_although_the_next_read_says_end() {
+        let mut reader = Reader::new(Cut(0));
+        assert_eq!(reader.fill().await.unwrap(), 5);
+        assert_eq!(reader.fill().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 }

@@ -7,8 +7,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
+use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// Up to this size a piece of body is copied behind the bytes that are waiting, so that both leave together.
@@ -108,22 +109,27 @@ pub enum WriteError {
     Length,
 }
 
-/// Writes the waiting `head` and then the body. Gives the number of body bytes. After an error the connection must
-/// be closed: the message is visibly incomplete.
+/// Writes the waiting head and then the body; fails when the peer takes nothing for as long as `stall`. After an error
+/// the connection must be closed: the message is visibly incomplete.
 pub async fn write_message<W: AsyncWrite + Unpin>(
     io: &mut W,
     mut waiting: BytesMut,
     body: &mut Body,
     framing: Framing,
-    sent: &mut u64,
+    stall: Duration,
 ) -> Result<(), WriteError> {
-    let mut left = if let Framing::Length(n) = framing { n } else { u64::MAX };
+    let io = &mut Patient { io, stall };
+    let mut left = match framing {
+        Framing::None => 0,
+        Framing::Length(n) => n,
+        Framing::Chunked | Framing::UntilClose => u64::MAX,
+    };
     loop {
         // Whatever is waiting leaves before we wait for more of the body.
         let frame = match poll_once(body).await {
             Some(frame) => frame,
             None => {
-                write_out(io, &mut waiting, &[]).await?;
+                io.write_out(&mut waiting, &[]).await?;
                 io.flush().await?;
                 poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
             }
@@ -133,15 +139,14 @@ pub async fn write_message<W: AsyncWrite + Unpin>(
             Ok(data) if data.is_empty() => {}
             Ok(data) => {
                 left = left.checked_sub(data.len() as u64).ok_or(WriteError::Length)?;
-                *sent += data.len() as u64;
-                write_data(io, &mut waiting, data, framing).await?;
+                io.write_data(&mut waiting, data, framing).await?;
             }
             Err(frame) => {
                 if let (Framing::Chunked, Ok(trailers)) = (framing, frame.into_trailers()) {
                     waiting.put_slice(b"0\r\n");
                     fields(&mut waiting, &trailers);
                     waiting.put_slice(b"\r\n");
-                    return finish(io, waiting).await;
+                    return io.finish(waiting).await;
                 }
                 break;
             }
@@ -152,38 +157,69 @@ pub async fn write_message<W: AsyncWrite + Unpin>(
         Framing::Chunked => waiting.put_slice(b"0\r\n\r\n"),
         Framing::None | Framing::Length(_) | Framing::UntilClose => {}
     }
-    finish(io, waiting).await
+    io.finish(waiting).await
 }
 
-async fn finish<W: AsyncWrite + Unpin>(io: &mut W, mut waiting: BytesMut) -> Result<(), WriteError> {
-    write_out(io, &mut waiting, &[]).await?;
-    io.flush().await?;
-    Ok(())
+/// Who is written to, and how long a write may make no progress.
+struct Patient<'a, W> {
+    io: &'a mut W,
+    stall: Duration,
 }
 
-async fn write_data<W: AsyncWrite + Unpin>(
-    io: &mut W,
-    waiting: &mut BytesMut,
-    data: Bytes,
-    framing: Framing,
-) -> Result<(), WriteError> {
-    let end: &[u8] = if framing == Framing::Chunked {
-        put_hex(waiting, data.len());
-        b"\r\n"
-    } else {
-        b""
-    };
-    if data.len() <= COPY {
-        waiting.put_slice(&data);
-        waiting.put_slice(end);
-        if waiting.len() > COPY {
-            write_out(io, waiting, &[]).await?;
-        }
-    } else {
-        write_out(io, waiting, &data).await?;
-        waiting.put_slice(end);
+impl<W: AsyncWrite + Unpin> Patient<'_, W> {
+    async fn finish(&mut self, mut waiting: BytesMut) -> Result<(), WriteError> {
+        self.write_out(&mut waiting, &[]).await?;
+        self.flush().await?;
+        Ok(())
     }
-    Ok(())
+
+    async fn write_data(
+        &mut self,
+        waiting: &mut BytesMut,
+        data: Bytes,
+        framing: Framing,
+    ) -> Result<(), WriteError> {
+        let end: &[u8] = if framing == Framing::Chunked {
+            put_hex(waiting, data.len());
+            b"\r\n"
+        } else {
+            b""
+        };
+        if data.len() <= COPY {
+            waiting.put_slice(&data);
+            waiting.put_slice(end);
+            if waiting.len() > COPY {
+                self.write_out(waiting, &[]).await?;
+            }
+        } else {
+            self.write_out(waiting, &data).await?;
+            waiting.put_slice(end);
+        }
+        Ok(())
+    }
+
+    /// Writes what waits and then `data`, together where the I/O object takes several pieces.
+    async fn write_out(&mut self, waiting: &mut BytesMut, data: &[u8]) -> io::Result<()> {
+        let (mut first, mut second): (&[u8], &[u8]) = (waiting, data);
+        while !first.is_empty() || !second.is_empty() {
+            let pieces = [IoSlice::new(first), IoSlice::new(second)];
+            let pieces = if first.is_empty() { pieces.get(1..).unwrap_or_default() } else { &pieces };
+            let write = poll_fn(|cx| Pin::new(&mut *self.io).poll_write_vectored(cx, pieces));
+            let n = in_time(self.stall, write).await?;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            let of_first = n.min(first.len());
+            first = first.get(of_first..).unwrap_or_default();
+            second = second.get(n - of_first..).unwrap_or_default();
+        }
+        waiting.clear();
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        in_time(self.stall, self.io.flush()).await
+    }
 }
 
 fn put_hex(out: &mut BytesMut, n: usize) {
@@ -192,24 +228,13 @@ fn put_hex(out: &mut BytesMut, n: usize) {
     let _ = write!(out, "{n:x}\r\n");
 }
 
-/// Writes what waits and then `data`, together where the I/O object takes several pieces.
-async fn write_out<W: AsyncWrite + Unpin>(io: &mut W, waiting: &mut BytesMut, data: &[u8]) -> io::Result<()> {
-    let (mut first, mut second): (&[u8], &[u8]) = (waiting, data);
-    while !first.is_empty() {
-        let n = poll_fn(|cx| {
-            Pin::new(&mut *io).poll_write_vectored(cx, &[IoSlice::new(first), IoSlice::new(second)])
-        })
-        .await?;
-        if n == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        let of_first = n.min(first.len());
-        first = first.get(of_first..).unwrap_or_default();
-        second = second.get(n - of_first..).unwrap_or_default();
+/// No clock is read while the peer takes what it is given.
+async fn in_time<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let mut work = pin!(work);
+    if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+        return done;
     }
-    io.write_all(second).await?;
-    waiting.clear();
-    Ok(())
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// The body's next frame if it is there already. `None`: it would have to be waited for.
@@ -232,5 +257,32 @@ pub fn framing_of(body: &Body) -> Framing {
         Some(0) => Framing::None,
         Some(n) => Framing::Length(n),
         None => Framing::Chunked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sm_33_no_byte_is_written_behind_a_head_that_has_no_body() {
+        for framing in [Framing::None, Framing::Length(2)] {
+            let mut out = Vec::new();
+            let mut body = Body::Full(Bytes::from_static(b"HTTP/1.1 200 OK\r\n\r\n"));
+            let head = BytesMut::from(&b"head"[..]);
+            assert!(write_message(&mut out, head, &mut body, framing, Duration::MAX).await.is_err());
+            assert!(!out.windows(4).any(|four| four == b"HTTP"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ft_03_a_peer_that_takes_nothing_is_given_up() {
+        let (mut near, _far) = tokio::io::duplex(8);
+        let mut body = Body::Full(Bytes::from_static(&[0; 64]));
+        let stall = Duration::from_secs(60);
+        let begun = tokio::time::Instant::now();
+        let written = write_message(&mut near, BytesMut::new(), &mut body, Framing::Length(64), stall).await;
+        assert!(matches!(written, Err(WriteError::Io(error)) if error.kind() == io::ErrorKind::TimedOut));
+        assert!(begun.elapsed() >= stall && begun.elapsed() < stall * 2);
     }
 }
