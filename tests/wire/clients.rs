@@ -103,3 +103,15 @@ fn cl_02_a_client_is_told_that_a_name_is_not_there() {
     let denied = "node -e \"fetch('https://evil.test/').then(() => process.exit(0), () => process.exit(9))\"";
     assert_eq!(bed.program(denied).status.code(), Some(9));
 }
+
+#[test]
+fn the_tour_of_the_readme_ends_as_expected() {
+    let tour = std::process::Command::new(env!("CARGO_BIN_EXE_outgate")).arg("demo").output().unwrap();
+    let said = String::from_utf8_lossy(&tour.stdout);
+    assert!(tour.status.success(), "{said}\n{}", String::from_utf8_lossy(&tour.stderr));
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok")).count(), 13, "{said}");
+    // The records are kept for a person who ran it; here nobody reads them.
+    if let Some(folder) = said.lines().last().and_then(|line| std::path::Path::new(line.trim()).parent()) {
+        let _ = std::fs::remove_dir_all(folder);
+    }
+}
