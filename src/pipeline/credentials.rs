@@ -34,6 +34,7 @@ pub(super) fn into_request(prepared: &Prepared, body: Body) -> Result<UpstreamRe
         headers.remove(RANGE);
         headers.remove(IF_RANGE);
     }
+    left_over(permit, &headers)?;
     let target = request.path_and_query().clone();
     Ok(UpstreamRequest::new(
         permit.dial(),
@@ -67,6 +68,22 @@ fn inject(permit: &Permit, headers: &mut HeaderMap) -> Result<(), Stop> {
         headers.insert(inject.header.clone(), value);
     }
     Ok(())
+}
+
+/// After the swaps no placeholder may be left: one that stood behind another in the same value, or under a rule that
+/// only observes, would be sent as it is.
+fn left_over(permit: &Permit, headers: &HeaderMap) -> Result<(), Stop> {
+    let placeholders = permit.snapshot().placeholders();
+    if placeholders.is_empty() {
+        return Ok(());
+    }
+    match headers.values().find_map(|value| placeholders.in_header(value)) {
+        None => Ok(()),
+        Some(name) => {
+            let detail = format!("the placeholder of {name} was left where this rule does not swap it");
+            Err(Stop::new(Reason::SecretWrongHost, detail))
+        }
+    }
 }
 
 fn unavailable(name: &str) -> Stop {
