@@ -5,12 +5,15 @@
 
 pub mod cli;
 pub mod daemon;
+pub mod doctor;
 pub mod config;
 pub mod admin;
 pub mod flow;
 pub mod pipeline;
 pub mod upstream;
+pub mod quic;
 pub mod dns;
+pub mod shim;
 pub mod tls;
 pub mod codec;
 pub mod net;

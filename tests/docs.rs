@@ -4,7 +4,7 @@
 
 use outgate::config::{Config, LimitSettings};
 use outgate::policy::{LoadOptions, Snapshot};
-use outgate::{audit, dlp, dns, pipeline, script, tls, upstream};
+use outgate::{audit, dlp, dns, pipeline, quic, script, tls, upstream};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -68,10 +68,12 @@ fn fixed() -> Vec<(String, f64)> {
     } except rate, burst, wildcard_names, connections; dns::DoorSettings::default());
     settings!(all, "resolver", dns::ResolverSettings {
         timeout, attempts, deadline, cache_entries, min_ttl, max_ttl, negative_ttl, failure_ttl, family_grace, in_flight
-    } except upstreams, ipv6; dns::ResolverSettings::default());
-    settings!(all, "leases", dns::LeaseSettings { per_client, grace } except; dns::LeaseSettings::default());
+    } except upstreams, zones, own, synthetic, ipv6; dns::ResolverSettings::default());
+    settings!(all, "leases", dns::LeaseSettings { per_client, grace } except synthetic; dns::LeaseSettings::default());
+    settings!(all, "virtual", dns::SyntheticSettings { ttl, hold, rest, per_client } except v4, v6;
+        dns::SyntheticSettings::default());
     settings!(all, "upstream", upstream::Settings { h2_stream_window, h2_connection_window }
-        except connect, handshake, write_stall, response_head, response_silence, idle, idle_per_key, idle_total, head;
+        except connect, handshake, write_stall, response_head, response_silence, idle, idle_per_key, idle_total, head, dials_per_host;
         upstream::Settings::default());
     settings!(all, "script", script::Settings { call_levels, string_bytes, array_items, map_entries, variables }
         except operations, wall_time; script::Settings::default());
@@ -79,6 +81,7 @@ fn fixed() -> Vec<(String, f64)> {
         except sink, fsync; audit::Settings::new(audit::Sink::Stdout));
     settings!(all, "tls", tls::MinterSettings { names, leaf_lifetime, leaf_backdate }
         except danger_key_log; tls::MinterSettings::default());
+    settings!(all, "quic", quic::Settings { rate, burst, sources, record_every } except; quic::Settings::default());
     settings!(all, "dlp", dlp::Limits { ratio, free } except decoded; dlp::Limits::default());
     // What the decoder's own limit would be is replaced by a key.
     settings!(all, "pipeline", pipeline::Settings {} except quiet, decoded_bytes; pipeline::Settings::default());

@@ -82,12 +82,12 @@ fn first_words(group: &str) -> Vec<String> {
     words
 }
 
-/// Which printed module a file belongs to; `lib.rs` and `main.rs` stand above all.
+/// Which printed module a file belongs to; `lib.rs` and the binaries' files stand above all.
 fn layer_of(path: &Path) -> Option<String> {
     let inside = path.strip_prefix(source("")).unwrap();
     let first = inside.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
     let name = first.trim_end_matches(".rs").to_owned();
-    (name != "lib" && name != "main").then_some(name)
+    (!["lib", "main", "init"].contains(&name.as_str())).then_some(name)
 }
 
 #[test]

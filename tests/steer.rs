@@ -8,18 +8,32 @@
     reason = "these are tests"
 )]
 
+#[path = "steer/boot.rs"]
+mod boot;
+#[path = "steer/bounds.rs"]
+mod bounds;
+#[path = "steer/docker.rs"]
+mod docker;
 #[path = "steer/door.rs"]
 mod door;
 #[path = "steer/fence.rs"]
 mod fence;
+#[path = "steer/guard.rs"]
+mod guard;
+#[path = "steer/inside.rs"]
+mod inside;
 #[path = "steer/lifetime.rs"]
 mod lifetime;
+#[path = "steer/others.rs"]
+mod others;
 #[path = "steer/processes.rs"]
 mod processes;
 #[path = "steer/redirect.rs"]
 mod redirect;
 #[path = "steer/rules.rs"]
 mod rules;
+#[path = "steer/tproxy.rs"]
+mod tproxy;
 #[path = "steer/world.rs"]
 mod world;
 
@@ -49,6 +63,7 @@ static BEFORE_THE_HARNESS: extern "C" fn() = before_the_harness;
 extern "C" fn before_the_harness() {
     let role: fn() = match std::env::args().nth(1).as_deref() {
         Some("as-helper") => || helper::serve_stdin(Some(NOBODY)).unwrap(),
+        Some("as-plain-helper") => || helper::serve_stdin_plain(Some(NOBODY)).unwrap(),
         Some("as-unprivileged") => be_unprivileged,
         _ => return,
     };
@@ -75,6 +90,13 @@ fn be_unprivileged() {
 
 fn start_helper(gate: &Namespace) -> Helper {
     gate.inside(|| Helper::spawn(this_binary("as-helper")).unwrap())
+}
+
+/// The program itself, in a namespace: its exit code and what it says.
+fn outgate(namespace: &Namespace, arguments: &[&str]) -> (Option<i32>, String) {
+    let output =
+        namespace.inside(|| Command::new(env!("CARGO_BIN_EXE_outgate")).args(arguments).output().unwrap());
+    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
 fn fenced(world: &World) -> Helper {

@@ -1,6 +1,8 @@
 //! The command line's side of the admin socket: one blocking request.
 
-use std::io::{self, ErrorKind, Read, Write};
+use crate::steer::pass;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,12 +29,25 @@ pub enum Error {
 
 /// Asks the daemon; gives the status and the body.
 pub fn call(socket: &Path, method: &str, target: &str) -> Result<(u16, String), Error> {
+    send(socket, method, target, "", &[])
+}
+
+/// Asks for something with a body and open files, which the daemon gets copies of.
+pub fn send(
+    socket: &Path,
+    method: &str,
+    target: &str,
+    body: &str,
+    files: &[BorrowedFd<'_>],
+) -> Result<(u16, String), Error> {
     let failed = |error| explain(socket, error);
-    let mut stream = UnixStream::connect(socket).map_err(failed)?;
+    let stream = UnixStream::connect(socket).map_err(failed)?;
     stream.set_read_timeout(Some(ANSWER_TIME)).map_err(failed)?;
     stream.set_write_timeout(Some(ANSWER_TIME)).map_err(failed)?;
-    let request = format!("{method} {target} HTTP/1.1\r\nhost: outgate\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(failed)?;
+    let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+    let request =
+        format!("{method} {target} HTTP/1.1\r\nhost: outgate\r\nconnection: close\r\n{length}\r\n{body}");
+    pass::send_bytes(&stream, request.as_bytes(), files).map_err(failed)?;
     let mut answer = Vec::new();
     stream.take(ANSWER_LIMIT).read_to_end(&mut answer).map_err(failed)?;
     if answer.is_empty() {

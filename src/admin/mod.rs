@@ -4,10 +4,13 @@
 //! `daemon` binds it, fills in a `Source`, and has `rt` run it; the command line uses `client`. It decides nothing and
 //! holds no state of its own. Nothing secret is served: `Source` has none to give.
 
+mod attach;
 pub mod client;
+mod files;
 mod server;
 mod socket;
 
+pub use attach::{Attachment, Change, Detach, Namespace, Place};
 pub use server::{BindError, Bound};
 pub use socket::SocketError;
 
@@ -36,6 +39,9 @@ pub struct Source {
     /// Loads the policy anew; words for the operator either way.
     pub reload: Box<dyn Fn() -> BoxFuture<Result<String, String>> + Send + Sync>,
     pub flows: Box<dyn Fn() -> Vec<Flow> + Send + Sync>,
+    pub attachments: Box<dyn Fn() -> Vec<Attachment> + Send + Sync>,
+    /// Attaches or detaches a workload; words for the operator either way.
+    pub change: Box<dyn Fn(Change) -> BoxFuture<Result<String, String>> + Send + Sync>,
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// What is missing for being ready; empty: ready.
     pub unready: Box<dyn Fn() -> Vec<String> + Send + Sync>,

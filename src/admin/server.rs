@@ -1,5 +1,7 @@
 //! Serves the admin socket and the loopback port, by hyper's HTTP/1, one request a connection.
 
+use super::attach;
+use super::files::{Files, Receiving};
 use super::socket::{self, SocketError, SocketFile};
 use super::{Settings, Source, Spawn};
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -119,7 +121,10 @@ impl Door {
     async fn accept_socket(&self, listener: UnixListener, admitted: Admitted) {
         while let Ok(place) = self.places.clone().acquire_owned().await {
             match listener.accept().await {
-                Ok((stream, _)) if self.may_enter(&stream, admitted) => self.serve(stream, place, true),
+                Ok((stream, _)) if self.may_enter(&stream, admitted) => {
+                    let (stream, files) = Receiving::new(stream);
+                    self.serve(stream, place, Some(files));
+                }
                 Ok(_) => {}
                 Err(error) => pause(&error).await,
             }
@@ -129,7 +134,7 @@ impl Door {
     async fn accept_http(&self, listener: TcpListener) {
         while let Ok(place) = self.places.clone().acquire_owned().await {
             match listener.accept().await {
-                Ok((stream, _)) => self.serve(stream, place, false),
+                Ok((stream, _)) => self.serve(stream, place, None),
                 Err(error) => pause(&error).await,
             }
         }
@@ -149,19 +154,23 @@ impl Door {
         }
     }
 
-    fn serve<S>(&self, stream: S, place: OwnedSemaphorePermit, trusted: bool)
+    /// `files`: what a trusted peer sends along.
+    fn serve<S>(&self, stream: S, place: OwnedSemaphorePermit, files: Option<Files>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let source = self.source.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let source = source.clone();
+            let (source, files) = (source.clone(), files.clone());
             async move {
-                let (method, path) = (request.method(), request.uri().path());
-                let answer = if trusted {
-                    answer_socket(&source, method, path).await
-                } else {
-                    answer_http(&source, method, path)
+                let (head, body) = request.into_parts();
+                let (method, path) = (&head.method, head.uri.path());
+                let answer = match files {
+                    Some(files) if matches!(path, "/attach" | "/detach") && method == Method::POST => {
+                        attach::answer(&source, path, body, files.take()).await
+                    }
+                    Some(_) => answer_socket(&source, method, path).await,
+                    None => answer_http(&source, method, path),
                 };
                 Ok::<_, Infallible>(answer.into_response())
             }
@@ -188,7 +197,7 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-struct Answer {
+pub(super) struct Answer {
     status: StatusCode,
     media: &'static str,
     body: String,
@@ -198,6 +207,10 @@ struct Answer {
 impl Answer {
     fn new(status: StatusCode, media: &'static str, body: impl Into<String>) -> Self {
         Self { status, media, body: body.into(), allow: None }
+    }
+
+    pub(super) fn text(status: StatusCode, words: impl Into<String>) -> Self {
+        Self::new(status, TEXT, words)
     }
 
     fn json(value: &impl Serialize) -> Self {
@@ -231,12 +244,13 @@ async fn answer_socket(source: &Source, method: &Method, path: &str) -> Answer {
     match (path, method) {
         ("/state", &Method::GET) => Answer::json(&(source.state)()),
         ("/flows", &Method::GET) => Answer::json(&(source.flows)()),
+        ("/attachments", &Method::GET) => Answer::json(&(source.attachments)()),
         ("/reload", &Method::POST) => match (source.reload)().await {
             Ok(said) => Answer::new(StatusCode::OK, TEXT, said),
             Err(said) => Answer::new(StatusCode::UNPROCESSABLE_ENTITY, TEXT, said),
         },
-        ("/reload", _) => Answer::wrong_method("POST"),
-        ("/state" | "/flows", _) => Answer::wrong_method("GET"),
+        ("/reload" | "/attach" | "/detach", _) => Answer::wrong_method("POST"),
+        ("/state" | "/flows" | "/attachments", _) => Answer::wrong_method("GET"),
         _ => answer_http(source, method, path),
     }
 }
@@ -337,6 +351,8 @@ mod tests {
             state: Box::new(state),
             reload: Box::new(|| Box::pin(async { Err("policies/a.toml:3:1: error: unknown key".into()) })),
             flows: Box::new(Vec::new),
+            attachments: Box::new(Vec::new),
+            change: Box::new(|_| Box::pin(std::future::ready(Err("nothing".into())))),
             metrics: Box::new(|| "# EOF\n".into()),
             unready: Box::new(move || match ready.load(Ordering::Relaxed) {
                 true => Vec::new(),

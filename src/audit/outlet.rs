@@ -154,9 +154,19 @@ fn open_path(path: &Path) -> Result<(Outlet, Found), OpenError> {
     }
     // Reading too: the end of the file says where the chain goes on, and a FIFO opened so neither waits for a reader
     // nor breaks when one leaves.
-    let file =
-        OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(failed)?;
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).mode(0o600);
+    // A start by root must not follow a link that the daemon's user put there; /dev/stdout is one, and no file.
+    let unlinked = options.clone().create(true).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+    let (file, is_link) = match unlinked {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => (options.open(path), true),
+        opened => (opened, false),
+    };
+    let file = file.map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
+    if is_link && meta.is_file() {
+        return Err(failed(io::Error::other("it is a symbolic link: name the file itself")));
+    }
     if !meta.is_file() {
         let stream = meta.file_type().is_fifo() || meta.file_type().is_char_device();
         let found = Found { link: Link::START, torn: None, foreign: false };

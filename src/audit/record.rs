@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// How many findings or answers one record lists.
@@ -104,6 +105,8 @@ pub struct End<'a> {
     pub duration: Duration,
     /// The address that was dialled, and what was spoken to it.
     pub upstream: Option<SocketAddr>,
+    /// The proxy that the connection went through.
+    pub proxy: Option<&'a str>,
     pub upstream_proto: Option<&'static str>,
     pub findings: &'a [Finding<'a>],
     pub dns: Option<Dns<'a>>,
@@ -134,6 +137,10 @@ pub struct Dns<'a> {
     pub qtype: u16,
     pub rcode: Option<&'static str>,
     pub answers: &'a [IpAddr],
+    /// Addresses that the guard took out of the answer.
+    pub blocked: &'a [IpAddr],
+    /// The aliases that the name led through.
+    pub chain: &'a [Arc<str>],
     pub ttl: Option<u32>,
 }
 
@@ -177,6 +184,7 @@ impl End<'_> {
         body.number("bytes_down", Some(self.bytes_down));
         body.number("duration_us", Some(u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX)));
         body.address("upstream", self.upstream);
+        body.text("proxy", self.proxy.map(Text::from));
         body.word("upstream_proto", self.upstream_proto);
         body.findings(self.findings);
         body.dns(self.dns.as_ref());
@@ -346,14 +354,28 @@ impl<'o> Body<'o> {
         self.masked("qname", Some(Cow::Borrowed(dns.qname.0)));
         self.number("qtype", Some(dns.qtype.into()));
         self.word("rcode", dns.rcode);
-        if !dns.answers.is_empty() {
-            self.key("answers");
-            for (at, address) in dns.answers.iter().take(LIST_LIMIT).enumerate() {
-                let _ = write!(self.out, "{}\"{address}\"", if at == 0 { '[' } else { ',' });
+        self.addresses("answers", dns.answers);
+        self.addresses("blocked", dns.blocked);
+        if !dns.chain.is_empty() {
+            self.key("chain");
+            for (at, name) in dns.chain.iter().take(LIST_LIMIT).enumerate() {
+                self.raw(if at == 0 { b"[" } else { b"," });
+                self.quote("chain", name.as_bytes());
             }
-            self.list_end("answers", dns.answers.len());
+            self.list_end("chain", dns.chain.len());
         }
         self.number("ttl", dns.ttl.map(u64::from));
+    }
+
+    fn addresses(&mut self, key: &'static str, addresses: &[IpAddr]) {
+        if addresses.is_empty() {
+            return;
+        }
+        self.key(key);
+        for (at, address) in addresses.iter().take(LIST_LIMIT).enumerate() {
+            let _ = write!(self.out, "{}\"{address}\"", if at == 0 { '[' } else { ',' });
+        }
+        self.list_end(key, addresses.len());
     }
 
     fn list_end(&mut self, key: &'static str, length: usize) {
@@ -381,6 +403,7 @@ mod tests {
     fn a_decision_carries_every_field_that_is_known() {
         let findings = [Finding { detector: "aws", place: "body", encoding: "gzip+base64" }; 20];
         let answers = ["192.0.2.1".parse().unwrap()];
+        let chain = ["edge.cdn.test".into(), "a\"b".into()];
         let decision = Decision {
             id: FlowId { flow: 17, exchange: 2 },
             verdict: "allow",
@@ -403,6 +426,8 @@ mod tests {
                 qtype: 1,
                 rcode: Some("NOERROR"),
                 answers: &answers,
+                blocked: &answers,
+                chain: &chain,
                 ttl: Some(60),
             }),
             ..Decision::default()
@@ -418,6 +443,8 @@ mod tests {
             ("authority", json!("*@api.good.test")),
             ("path", json!("/a?access_token=*")),
             ("answers", json!(["192.0.2.1"])),
+            ("blocked", json!(["192.0.2.1"])),
+            ("chain", json!(["edge.cdn.test", "a\"b"])),
             ("altered", json!(["findings"])),
         ] {
             assert_eq!(value[key], expected, "{key}");

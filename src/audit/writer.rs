@@ -65,6 +65,11 @@ struct Line {
 }
 
 impl Writer {
+    /// What is open, so that it and nothing else is given to the daemon's user.
+    pub fn file(&self) -> std::sync::Arc<std::fs::File> {
+        self.outlet.handle()
+    }
+
     pub(super) fn new(
         queue: Arc<Queue>,
         head: SharedHead,

@@ -6,6 +6,8 @@ pub enum Door {
     Transparent,
     Explicit,
     Dns,
+    /// UDP port 443, where QUIC is turned away.
+    Quic,
 }
 
 impl Door {
@@ -14,6 +16,7 @@ impl Door {
             Self::Transparent => "transparent",
             Self::Explicit => "explicit",
             Self::Dns => "dns",
+            Self::Quic => "quic",
         }
     }
 }

@@ -3,9 +3,11 @@
 mod address;
 mod door;
 mod host;
+mod ingress;
 mod secret;
 
 pub use address::{AddressClass, ClientAddr, OriginalDst, UpstreamAddr};
 pub use door::{Door, Proto, Scheme};
 pub use host::{Authority, AuthorityError, Host, HostName, HostNameError};
+pub use ingress::Ingress;
 pub use secret::{Secret, SecretBytes};

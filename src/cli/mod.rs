@@ -1,9 +1,14 @@
 //! The verbs a person types, and what they print. Exit codes: 0 good, 1 found something wrong, 2 wrong usage.
 
+mod attach;
 mod ca;
 mod demo;
+mod doctor;
+mod exec;
+mod first;
 mod flows;
 mod gate;
+mod init;
 mod policy;
 
 use crate::config::{Config, Mode};
@@ -41,6 +46,8 @@ enum Verb {
         #[arg(long, value_name = "LEVEL", default_value = "info")]
         log: LevelFilter,
     },
+    /// Runs a command behind a gate of its own, without root: what it may reach is what the policy says
+    Exec(exec::Options),
     /// A guided tour in throw-away namespaces: allowed, denied, secret injected, leak stopped
     Demo,
     /// Is this configuration and its policy right: every problem at once, with file, line and a way out
@@ -90,6 +97,14 @@ enum Verb {
         #[command(subcommand)]
         verb: gate::FenceVerb,
     },
+    /// Puts a running daemon in front of a workload: a namespace, a container, an interface or a bridge
+    Attach(attach::Attach),
+    /// Takes a workload away from the daemon again; it stays fenced in unless it is set free
+    Detach(attach::Detach),
+    /// The start of a workload, inside its container: route, resolver, trust; drops every right, proves it, executes
+    Init(init::Arguments),
+    /// Checks the set-up, from the gateway or from inside a workload: each a fact, how good that is, and a remedy
+    Doctor(doctor::Arguments),
     /// Tells a running daemon to read its policy again
     Reload {
         #[command(flatten)]
@@ -98,6 +113,15 @@ enum Verb {
     /// Looks after the tables for a daemon; started by it
     #[command(hide = true)]
     SteerHelper,
+    /// What process 1 of a container becomes when it has started the daemon
+    #[command(hide = true)]
+    FirstProcess(first::Left),
+    /// The walls of `exec`; started by it
+    #[command(hide = true)]
+    ExecInside(exec::Inner),
+    /// PID 1 inside them
+    #[command(hide = true)]
+    ExecInit(exec::Inner),
 }
 
 #[derive(Args)]
@@ -143,7 +167,10 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let code = if error.use_stderr() { USAGE } else { 0 };
+            // A program that `init` starts may end with any code of its own; ours must not be taken for one of those.
+            let init = std::env::args_os().nth(1).is_some_and(|verb| verb == "init");
+            let usage = if init { crate::shim::FAILED } else { USAGE };
+            let code = if error.use_stderr() { usage } else { 0 };
             // A closed terminal is no reason for another exit code.
             let _ = error.print();
             return ExitCode::from(code);
@@ -158,9 +185,21 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// `outgate-init`: the verb as a program.
+pub fn init() -> ExitCode {
+    match init::Program::try_parse() {
+        Ok(program) => init::perform(program.arguments),
+        Err(error) => {
+            let _ = error.print();
+            ExitCode::from(if error.use_stderr() { crate::shim::FAILED } else { 0 })
+        }
+    }
+}
+
 fn perform(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Run { file, mode, log_json, log } => gate::run(&file.file, mode, log_json, log),
+        Verb::Exec(options) => Ok(exec::run(&options)),
         Verb::Demo => demo::run(&executable()?),
         Verb::Check { file, without_secrets, json } => policy::check(&file.file, without_secrets, json),
         Verb::Test { source, json } => policy::test(&source.folder()?, json),
@@ -170,8 +209,15 @@ fn perform(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Ca { verb } => ca::perform(verb),
         Verb::Flows { verb } => flows::perform(verb),
         Verb::Fence { verb } => gate::fence(verb),
+        Verb::Attach(what) => attach::attach(what),
+        Verb::Detach(what) => attach::detach(&what),
+        Verb::Init(arguments) => Ok(init::perform(arguments)),
+        Verb::Doctor(arguments) => doctor::perform(arguments),
         Verb::Reload { file } => flows::reload(&file.file),
         Verb::SteerHelper => gate::helper(),
+        Verb::FirstProcess(left) => first::serve(&left),
+        Verb::ExecInside(inner) => Ok(exec::inside(&inner)),
+        Verb::ExecInit(inner) => Ok(exec::init(&inner)),
     }
 }
 

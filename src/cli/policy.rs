@@ -4,6 +4,8 @@ use super::{json, out, verdict};
 use crate::config::Config;
 use crate::policy::{LoadOptions, Problem, Problems, Snapshot, read_request_line};
 use crate::secrets::Environment;
+use crate::tls::Anchors;
+use crate::upstream::{Proxy, ProxyLoadError};
 use anyhow::{Context, bail};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::fmt::Write;
@@ -20,6 +22,9 @@ pub(super) fn check(file: &Path, without_secrets: bool, as_json: bool) -> anyhow
             Err(problems) => (problems.0, None),
             Ok(snapshot) => {
                 let mut found = snapshot.warnings().to_vec();
+                if !without_secrets {
+                    found.extend(unusable_proxy(config));
+                }
                 found.extend(failed_cases(&snapshot, &config.policies)?);
                 let summary = format!(
                     "{}: mode {}, {} rules, policy {}",
@@ -50,6 +55,16 @@ pub(super) fn check(file: &Path, without_secrets: bool, as_json: bool) -> anyhow
     }
     out(&text)?;
     Ok(verdict(good))
+}
+
+/// The upstream proxy whose password or certificates cannot be had.
+fn unusable_proxy(config: &Config) -> Option<Problem> {
+    let settings = config.proxy.clone()?;
+    let environment = Environment::read(&config.environment_names());
+    let loaded = Anchors::load(&config.roots)
+        .map_err(ProxyLoadError::from)
+        .and_then(|anchors| Proxy::load(settings, &environment, &anchors));
+    loaded.err().map(|error| Problem::with_file(&config.file, format!("[upstream.proxy]: {error}")))
 }
 
 fn report(good: bool, problems: &[Problem]) -> serde_json::Value {

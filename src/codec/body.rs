@@ -31,7 +31,9 @@ pub enum BodyError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(transparent)]
-    H2(#[from] hyper::Error),
+    Client(#[from] hyper::Error),
+    #[error(transparent)]
+    Upstream(h2::Error),
 }
 
 impl Body {

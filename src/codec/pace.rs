@@ -53,19 +53,19 @@ impl Patience {
     }
 }
 
-/// A body of hyper's HTTP/2, which knows no such limit.
-pub struct Paced {
-    body: hyper::body::Incoming,
+/// A body of HTTP/2, whose libraries know no such limit.
+pub struct Paced<B> {
+    body: B,
     patience: Patience,
 }
 
-impl Paced {
-    pub fn new(body: hyper::body::Incoming, pace: Pace) -> Self {
+impl<B> Paced<B> {
+    pub fn new(body: B, pace: Pace) -> Self {
         Self { body, patience: Patience::new(pace) }
     }
 }
 
-impl HttpBody for Paced {
+impl<B: HttpBody<Data = Bytes, Error: Into<BodyError>> + Unpin> HttpBody for Paced<B> {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -79,7 +79,7 @@ impl HttpBody for Paced {
         };
         let bytes = frame.iter().flatten().filter_map(Frame::data_ref).map(Bytes::len).sum();
         self.patience.received(bytes);
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

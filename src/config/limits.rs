@@ -64,7 +64,7 @@ impl Limits {
 
     fn target(&mut self, key: &str) -> Option<Target<'_>> {
         use Target::{Count, Count32, Count64, Time};
-        let Self { flow, pipeline, upstream, dns, leases: _, scripts } = self;
+        let Self { flow, pipeline, upstream, dns, leases: _, scripts, steer } = self;
         Some(match key {
             "hello_timeout" => Time(&mut flow.hello),
             "head_timeout" => Time(&mut flow.head),
@@ -77,10 +77,13 @@ impl Limits {
             "head_fields" => Count(&mut flow.head_limits.fields),
             "flows_per_client" => Count(&mut flow.flows_per_client),
             "flows_total" => Count(&mut flow.flows_total),
+            "leaves_per_second" => Count32(&mut flow.leaves_per_second),
+            "leaves_burst" => Count32(&mut flow.leaves_burst),
             "h2_streams" => Count32(&mut flow.h2_streams),
             "h2_stream_window_bytes" => Count32(&mut flow.h2_stream_window),
             "h2_connection_window_bytes" => Count32(&mut flow.h2_connection_window),
             "tunnel_idle_timeout" => Time(&mut flow.tunnel_idle),
+            "stop_timeout" => Time(&mut flow.stop),
             "dlp_quiet_time" => Time(&mut pipeline.quiet),
             "dlp_decoded_bytes" => Count64(&mut pipeline.decoded_bytes),
             "connect_timeout" => Time(&mut upstream.connect),
@@ -88,6 +91,7 @@ impl Limits {
             "request_write_timeout" => Time(&mut upstream.write_stall),
             "response_head_timeout" => Time(&mut upstream.response_head),
             "response_silence_timeout" => Time(&mut upstream.response_silence),
+            "dials_per_host" => Count(&mut upstream.dials_per_host),
             "upstream_idle_timeout" => Time(&mut upstream.idle),
             "upstream_idle_per_key" => Count(&mut upstream.idle_per_key),
             "upstream_idle_total" => Count(&mut upstream.idle_total),
@@ -97,6 +101,7 @@ impl Limits {
             "dns_burst" => Count32(&mut dns.burst),
             "dns_wildcard_names" => Count(&mut dns.wildcard_names),
             "dns_connections" => Count(&mut dns.connections),
+            "syns_per_second" => Count32(&mut steer.syns_per_second),
             "script_operations" => Count64(&mut scripts.operations),
             "script_wall_time" => Time(&mut scripts.wall_time),
             _ => return None,
@@ -105,7 +110,7 @@ impl Limits {
 }
 
 /// The keys in the order of the documentation.
-const KEYS: [&str; 33] = [
+const KEYS: [&str; 38] = [
     "hello_timeout",
     "head_timeout",
     "idle_timeout",
@@ -117,10 +122,13 @@ const KEYS: [&str; 33] = [
     "head_fields",
     "flows_per_client",
     "flows_total",
+    "leaves_per_second",
+    "leaves_burst",
     "h2_streams",
     "h2_stream_window_bytes",
     "h2_connection_window_bytes",
     "tunnel_idle_timeout",
+    "stop_timeout",
     "dlp_quiet_time",
     "dlp_decoded_bytes",
     "connect_timeout",
@@ -128,6 +136,7 @@ const KEYS: [&str; 33] = [
     "request_write_timeout",
     "response_head_timeout",
     "response_silence_timeout",
+    "dials_per_host",
     "upstream_idle_timeout",
     "upstream_idle_per_key",
     "upstream_idle_total",
@@ -137,6 +146,7 @@ const KEYS: [&str; 33] = [
     "dns_burst",
     "dns_wildcard_names",
     "dns_connections",
+    "syns_per_second",
     "script_operations",
     "script_wall_time",
 ];

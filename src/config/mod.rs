@@ -1,19 +1,23 @@
 //! `outgate.toml`: reads it, reports everything that is wrong with it at once, and turns it into each module's own
 //! settings. What may leave is not here but in the policy folder.
 
+mod command;
 mod limits;
+mod proxy;
 mod raw;
+mod resolver;
 
 use crate::admin;
 use crate::audit::{self, Sink};
-use crate::dns::{DoorSettings, LeaseSettings, ResolverSettings, Upstreams};
+use crate::dns::{DoorSettings, LeaseSettings, ResolverSettings, SyntheticSettings};
 use crate::flow;
 use crate::pipeline;
-use crate::policy::{Problem, Problems};
+use crate::policy::{Problem, Problems, SoleClient};
 use crate::script;
-use crate::steer::{self, RunAs};
+use crate::steer::{self, Intercept, RunAs};
 use crate::tls::{CaSettings, DEFAULT_CA_LIFETIME, Roots};
-use crate::upstream;
+use crate::upstream::{self, ProxySettings};
+pub use command::Places;
 use limits::Limits;
 use raw::{Raw, Source};
 use std::net::{IpAddr, SocketAddr};
@@ -44,18 +48,32 @@ pub struct Config {
     pub file: PathBuf,
     pub mode: Mode,
     pub policies: PathBuf,
+    /// Every flow is this client's; `None`: interface and source tell whose.
+    pub sole_client: Option<SoleClient>,
+    /// Whether a change in the policy folder is followed.
+    pub watches_policies: bool,
     /// Who the daemon is after it has opened what it needs; `None` keeps the user that started it.
     pub run_as: Option<RunAs>,
     pub transparent: Vec<SocketAddr>,
     pub explicit: Vec<SocketAddr>,
     pub dns: Vec<SocketAddr>,
+    /// The QUIC responder.
+    pub quic: Vec<SocketAddr>,
     pub ca: CaSettings,
     pub roots: Roots,
+    /// The proxy between the gate and the network.
+    pub proxy: Option<ProxySettings>,
     pub resolver: ResolverSettings,
+    /// Where the starts of the daemon are counted, for virtual answers.
+    pub virtual_epochs: PathBuf,
     pub audit: audit::Settings,
     pub admin: admin::Settings,
+    /// How connections come to the transparent door, whoever looks after the tables.
+    pub intercept: Intercept,
     /// `None`: another program looks after the tables.
     pub steer: Option<steer::Settings>,
+    /// Where workloads that come and go are remembered; `None`: none may be attached.
+    pub attachments: Option<PathBuf>,
     pub limits: Limits,
 }
 
@@ -68,7 +86,18 @@ pub struct LimitSettings {
     pub dns: DoorSettings,
     pub leases: LeaseSettings,
     pub scripts: script::Settings,
+    pub steer: steer::Limits,
 }
+
+impl Config {
+    /// The environment variables that hold secrets of the configuration.
+    pub fn environment_names(&self) -> Vec<String> {
+        self.proxy.iter().filter_map(|proxy| proxy.environment_name().map(str::to_owned)).collect()
+    }
+}
+
+/// Below it a port takes a privilege, which the daemon has given up when an interface is attached.
+const FIRST_FREE_PORT: u16 = 1024;
 
 /// The user of a daemon that was started as root and names none: nobody's.
 const UNPRIVILEGED: u32 = 65_534;
@@ -94,12 +123,11 @@ impl Config {
         let transparent = source.addresses(&raw.listen.transparent, &mut problems);
         let explicit = source.addresses(&raw.listen.explicit, &mut problems);
         let dns = source.addresses(&raw.listen.dns, &mut problems);
-        problems.extend(doors(source, mode, &transparent, &explicit, &dns));
-        let limits = Limits::apply(source, &raw.limits, &mut problems);
-        let resolver = ResolverSettings {
-            upstreams: upstreams(source, &raw, &mut problems),
-            ..ResolverSettings::default()
-        };
+        let quic = source.addresses(&raw.listen.quic, &mut problems);
+        problems.extend(doors(source, &raw, mode, &transparent, &explicit, dns.iter().chain(&quic)));
+        let mut limits = Limits::apply(source, &raw.limits, &mut problems);
+        let proxy =
+            raw.upstream.proxy.as_ref().and_then(|raw| proxy::settings(source, raw, &base, &mut problems));
         let run_as = user(source, &raw, &mut problems);
         let http = raw.admin.http.as_ref().and_then(|text| source.address(text, &mut problems));
         if http.is_some_and(|address| !address.ip().is_loopback()) {
@@ -109,20 +137,28 @@ impl Config {
                     .help("use 127.0.0.1:PORT or [::1]:PORT"),
             );
         }
-        let steer = steering(source, &raw, &transparent, &explicit, &dns, &mut problems);
+        let doors = Ports { transparent: &transparent, explicit: &explicit, dns: &dns, quic: &quic };
+        let steer = steering(source, &raw, &limits, &doors, &mut problems);
+        let agents = steer.as_ref().map_or(&[][..], |steer| &steer.networks);
+        let asking = resolver::resolver(source, &raw, &dns, agents, &mut problems);
+        limits.leases.synthetic.clone_from(&asking.synthetic);
         if !problems.is_empty() {
             problems.sort();
             return Err(Problems(problems));
         }
+        let attach = attaches(&raw);
         let audit_file = raw.audit.file.as_deref().unwrap_or(Path::new("audit.jsonl"));
         Ok(Self {
             file: source.path.to_owned(),
             mode,
             policies: at(raw.policies.as_deref().unwrap_or(Path::new("policies"))),
+            sole_client: None,
+            watches_policies: true,
             run_as,
             transparent,
             explicit,
-            dns,
+            dns: dns.clone(),
+            quic,
             ca: CaSettings {
                 certificate: at(raw.ca.certificate.as_deref().unwrap_or(Path::new("certs/ca.pem"))),
                 key: at(raw.ca.key.as_deref().unwrap_or(Path::new("certs/ca.key"))),
@@ -134,52 +170,65 @@ impl Config {
                 Some(text) if text == "system" => Roots::System,
                 Some(path) => Roots::File(at(Path::new(&path))),
             },
-            resolver,
-            audit: audit::Settings::new(if audit_file == Path::new("-") {
-                Sink::Stdout
-            } else {
-                Sink::File(at(audit_file))
-            }),
+            proxy,
+            resolver: ResolverSettings {
+                upstreams: asking.upstreams,
+                zones: asking.zones,
+                own: dns,
+                synthetic: asking.synthetic.iter().flat_map(SyntheticSettings::networks).collect(),
+                ..ResolverSettings::default()
+            },
+            virtual_epochs: at(raw.resolver.virtual_epochs.as_deref().unwrap_or(Path::new("virtual-epochs"))),
+            audit: audit::Settings::new(
+                if [Path::new("-"), Path::new("/dev/stdout")].contains(&audit_file) {
+                    Sink::Stdout
+                } else {
+                    Sink::File(at(audit_file))
+                },
+            ),
             admin: admin::Settings {
                 socket: at(raw.admin.socket.as_deref().unwrap_or(Path::new("admin.sock"))),
                 http,
             },
+            intercept: raw.steer.intercept,
             steer,
+            attachments: attach
+                .then(|| at(raw.steer.attachments.as_deref().unwrap_or(Path::new("attachments.json")))),
             limits,
         })
     }
 }
 
-fn doors(
+fn attaches(raw: &Raw) -> bool {
+    raw.steer.attach.as_ref().is_some_and(|attach| *attach.as_ref())
+}
+
+fn doors<'a>(
     source: &Source<'_>,
+    raw: &Raw,
     mode: Mode,
     transparent: &[SocketAddr],
-    explicit: &[SocketAddr],
-    dns: &[SocketAddr],
+    explicit: &'a [SocketAddr],
+    datagrams: impl Iterator<Item = &'a SocketAddr>,
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
     let (missing, example) = match mode {
-        Mode::Transparent => (transparent.is_empty(), "transparent = [\"0.0.0.0:15001\", \"[::]:15001\"]"),
+        // A daemon may serve attached namespaces alone.
+        Mode::Transparent => {
+            (transparent.is_empty() && !attaches(raw), "transparent = [\"0.0.0.0:15001\", \"[::]:15001\"]")
+        }
         Mode::Regular => (explicit.is_empty(), "explicit = [\"192.168.128.2:3128\"]"),
     };
     if missing {
         let message = format!("mode {} needs its door, and [listen] does not name it", mode.as_str());
         problems.push(source.problem("listen", message).help(format!("add {example} to [listen]")));
     }
-    for address in explicit.iter().chain(dns).filter(|address| address.ip().is_unspecified()) {
+    for address in explicit.iter().chain(datagrams).filter(|address| address.ip().is_unspecified()) {
         let message = format!("{address} would be open on every interface, the uplink included");
         problems
             .push(source.problem("listen", message).help("name the address of the clients' own interface"));
     }
     problems
-}
-
-fn upstreams(source: &Source<'_>, raw: &Raw, problems: &mut Vec<Problem>) -> Upstreams {
-    match &raw.resolver.upstreams {
-        None => Upstreams::system(),
-        Some(value) if value.as_ref().as_str() == Some("system") => Upstreams::system(),
-        Some(value) => Upstreams::Servers(source.servers(value, problems)),
-    }
 }
 
 fn user(source: &Source<'_>, raw: &Raw, problems: &mut Vec<Problem>) -> Option<RunAs> {
@@ -200,24 +249,55 @@ fn user(source: &Source<'_>, raw: &Raw, problems: &mut Vec<Problem>) -> Option<R
     }
 }
 
+/// The doors that the tables lead to.
+struct Ports<'a> {
+    transparent: &'a [SocketAddr],
+    explicit: &'a [SocketAddr],
+    dns: &'a [SocketAddr],
+    quic: &'a [SocketAddr],
+}
+
 fn steering(
     source: &Source<'_>,
     raw: &Raw,
-    transparent: &[SocketAddr],
-    explicit: &[SocketAddr],
-    dns: &[SocketAddr],
+    limits: &Limits,
+    doors: &Ports<'_>,
     problems: &mut Vec<Problem>,
 ) -> Option<steer::Settings> {
+    let Ports { transparent, explicit, dns, quic } = *doors;
     let manage = raw.steer.manage.unwrap_or(!transparent.is_empty());
     if !manage {
+        if let Some(attach) = raw.steer.attach.as_ref().filter(|_| raw.steer.manage == Some(false)) {
+            let message = "attaching changes packet rules, and manage = false leaves them to another program";
+            problems.push(source.at(attach, message).help("take one of the two out"));
+        }
         return None;
     }
-    for (door, addresses) in [("transparent", transparent), ("dns", dns)] {
+    if raw.steer.interfaces.is_empty() && raw.steer.networks.is_empty() && !attaches(raw) {
+        problems.push(
+            source
+                .problem("steer", "no agent interface and no network is named: the tables would fence nobody")
+                .help("set them under [steer], attach = true where all of them are attached while the daemon runs, or \
+                       manage = false where another program looks after the tables"),
+        );
+    }
+    for (door, addresses) in [("transparent", transparent), ("dns", dns), ("quic", quic)] {
         if addresses.iter().any(|address| Some(address.port()) != addresses.first().map(SocketAddr::port)) {
             let message =
                 format!("the {door} addresses have different ports, and the tables lead to one only");
             problems.push(source.problem(door, message).help("use one port for all addresses of this door"));
         }
+    }
+    let low = |addresses: &[SocketAddr]| addresses.iter().any(|address| address.port() < FIRST_FREE_PORT);
+    if attaches(raw) && (low(transparent) || low(dns) || low(quic)) {
+        problems.push(
+            source
+                .problem(
+                    "listen",
+                    "doors on ports below 1024 cannot be opened for interfaces that are attached later",
+                )
+                .help("take a higher port, as 15053 for DNS: port 53 is redirected to it"),
+        );
     }
     let mut networks = Vec::new();
     for text in &raw.steer.networks {
@@ -237,7 +317,12 @@ fn steering(
         dns_port: port(dns),
         explicit_ports,
         redirect_tcp_ports: if transparent.is_empty() { Vec::new() } else { vec![80, 443] },
-        quic_port: None,
+        quic_port: port(quic),
+        intercept: raw.steer.intercept,
+        // The daemon, which can say why, is to refuse first.
+        flows_per_source: u32::try_from(limits.flow.flows_per_client.saturating_mul(2)).unwrap_or(u32::MAX),
+        syns_per_second: limits.steer.syns_per_second,
+        guard: raw.steer.guard.clone(),
     };
     if let Err(error) = settings.validate() {
         problems.extend(error.0.into_iter().map(|message| {

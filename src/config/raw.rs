@@ -3,6 +3,7 @@
 use super::Mode;
 use crate::base::HostName;
 use crate::policy::{Problem, Problems};
+use crate::steer::Intercept;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +41,7 @@ pub(super) struct Listen {
     pub(super) transparent: Vec<Spanned<String>>,
     pub(super) explicit: Vec<Spanned<String>>,
     pub(super) dns: Vec<Spanned<String>>,
+    pub(super) quic: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -56,12 +58,56 @@ pub(super) struct Ca {
 pub(super) struct Resolver {
     /// `"system"`, or servers.
     pub(super) upstreams: Option<Spanned<toml::Value>>,
+    pub(super) answers: Option<Answers>,
+    pub(super) virtual_networks: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) virtual_epochs: Option<PathBuf>,
+    pub(super) zone: Vec<Zone>,
+}
+
+/// What clients are told of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Answers {
+    Real,
+    Virtual,
+}
+
+/// `[[resolver.zone]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Zone {
+    pub(super) suffix: Spanned<String>,
+    pub(super) upstreams: Spanned<toml::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Upstream {
     pub(super) roots: Option<String>,
+    pub(super) proxy: Option<RawProxy>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProxy {
+    pub(super) url: Spanned<String>,
+    pub(super) username: Option<Spanned<String>>,
+    pub(super) password: Option<Spanned<SecretFrom>>,
+    #[serde(default)]
+    pub(super) no_proxy: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) danger_proxy_resolves: bool,
+    pub(super) roots: Option<PathBuf>,
+}
+
+/// Where a secret comes from: exactly one of these.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SecretFrom {
+    pub(super) env: Option<String>,
+    pub(super) file: Option<PathBuf>,
+    pub(super) credential: Option<String>,
+    pub(super) command: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -83,6 +129,22 @@ pub(super) struct Steer {
     pub(super) manage: Option<bool>,
     pub(super) interfaces: Vec<String>,
     pub(super) networks: Vec<Spanned<String>>,
+    pub(super) intercept: Intercept,
+    pub(super) guard: Vec<String>,
+    /// `outgate attach` may be used.
+    pub(super) attach: Option<Spanned<bool>>,
+    pub(super) attachments: Option<PathBuf>,
+}
+
+impl Raw {
+    /// Leaves out what describes a gateway: its doors (one stands for those that the command gets), tables and user.
+    pub(super) fn keep_for_a_command(&mut self) {
+        let door = Spanned::new(0..0, "0.0.0.0:15001".to_owned());
+        self.listen = Listen { transparent: vec![door], ..Listen::default() };
+        self.steer = Steer { manage: Some(false), ..Steer::default() };
+        self.user = None;
+        self.admin = Admin::default();
+    }
 }
 
 fn names<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<HostName>, D::Error> {

@@ -1,24 +1,25 @@
 //! The DNS door's two seams: the policy judges its questions, the log records them.
 
 use crate::audit::{self, End, FlowId, Text};
-use crate::base::{ClientAddr, Door, HostName};
+use crate::base::{ClientAddr, Door, HostName, Ingress};
 use crate::dns::{Answered, Decision, Judge, Judged, Outcome, Recorder};
 use crate::flow::Gate;
 use crate::policy::{DnsVerdict, Reason};
 use std::sync::Arc;
-use std::time::Duration;
 
-/// Asks the policy of the moment, for questions that come in on one interface.
+/// Asks the policy of the moment, for questions that come in at one place.
 pub(super) struct PolicyJudge {
     pub(super) gate: Arc<Gate>,
-    pub(super) interface: Option<Arc<str>>,
+    pub(super) ingress: Ingress,
 }
 
 impl Judge for PolicyJudge {
     fn judge(&self, source: ClientAddr, name: Option<&HostName>, qtype: u16) -> Judged {
         let gate = &self.gate;
         let snapshot = gate.shared.snapshot.load_full();
-        let Some(client) = snapshot.client(self.interface.as_deref(), source.0.ip().to_canonical()) else {
+        let Some(client) =
+            snapshot.client_of(&gate.own.ingress_now(&self.ingress), source.0.ip().to_canonical())
+        else {
             return Judged::UnknownClient;
         };
         let number = gate.registry.client_number(&snapshot.client_name(client));
@@ -44,7 +45,7 @@ impl Judge for PolicyJudge {
 /// Writes questions down like every other decision.
 pub(super) struct QuestionLog {
     pub(super) gate: Arc<Gate>,
-    pub(super) interface: Option<Arc<str>>,
+    pub(super) ingress: Ingress,
 }
 
 impl Recorder for QuestionLog {
@@ -53,8 +54,9 @@ impl Recorder for QuestionLog {
         let number = gate.registry.next_number();
         let snapshot = gate.shared.snapshot.load();
         let ip = decision.asked.source.0.ip().to_canonical();
-        let client =
-            snapshot.client(self.interface.as_deref(), ip).map(|client| snapshot.client_name(client));
+        let client = snapshot
+            .client_of(&gate.own.ingress_now(&self.ingress), ip)
+            .map(|client| snapshot.client_name(client));
         let allowed = decision.outcome == Outcome::Allowed;
         let record = audit::Decision {
             id: FlowId { flow: number, exchange: 0 },
@@ -83,12 +85,14 @@ impl Recorder for QuestionLog {
             id: FlowId { flow: id, exchange: 0 },
             outcome: outcome(answered.outcome),
             reason: ended(answered.outcome),
-            duration: Duration::ZERO,
+            duration: answered.duration,
             dns: Some(audit::Dns {
                 qname: Text::from(&*answered.asked.name),
                 qtype: answered.asked.qtype,
-                rcode: None,
+                rcode: Some(rcode(answered.outcome)),
                 answers: answered.given,
+                blocked: answered.blocked,
+                chain: answered.chain,
                 ttl: Some(answered.ttl),
             }),
             ..End::default()
@@ -112,14 +116,33 @@ fn reason(outcome: Outcome, policy: &str) -> &'static str {
         Outcome::NotServed | Outcome::Malformed => Reason::BadRequest,
         Outcome::Limit => Reason::Limit,
         Outcome::AddrBlocked => Reason::AddrBlocked,
-        Outcome::Allowed | Outcome::Answered | Outcome::Empty | Outcome::Failed(_) => Reason::Dns,
+        Outcome::Allowed | Outcome::Answered | Outcome::Empty | Outcome::NoSuchName | Outcome::Failed(_) => {
+            Reason::Dns
+        }
     }
     .as_str()
 }
 
+/// What the client was told.
+fn rcode(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::NoSuchName | Outcome::Denied | Outcome::Budget => "NXDOMAIN",
+        Outcome::Failed(_) | Outcome::Limit => "SERVFAIL",
+        Outcome::UnknownClient | Outcome::NotServed => "REFUSED",
+        Outcome::Malformed => "FORMERR",
+        Outcome::Allowed
+        | Outcome::Answered
+        | Outcome::Empty
+        | Outcome::AddrBlocked
+        | Outcome::TypeClosed => "NOERROR",
+    }
+}
+
 fn outcome(outcome: Outcome) -> &'static str {
     match outcome {
-        Outcome::Answered | Outcome::Empty | Outcome::TypeClosed | Outcome::Allowed => "done",
+        Outcome::Answered | Outcome::Empty | Outcome::NoSuchName | Outcome::TypeClosed | Outcome::Allowed => {
+            "done"
+        }
         Outcome::AddrBlocked
         | Outcome::Denied
         | Outcome::Budget
@@ -140,6 +163,7 @@ fn ended(outcome: Outcome) -> Option<&'static str> {
         Outcome::Allowed
         | Outcome::Answered
         | Outcome::Empty
+        | Outcome::NoSuchName
         | Outcome::TypeClosed
         | Outcome::Denied
         | Outcome::UnknownClient

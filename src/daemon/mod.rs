@@ -6,19 +6,26 @@
 //! run      (the runtime, no rights)   doors served, policy watched, until a signal ends it
 //! ```
 
+pub mod attach;
 mod control;
 mod dns_door;
+mod handed;
+mod notice;
+mod owned;
 mod prepare;
+mod quic_door;
 mod reload;
 mod serve;
 mod steering;
 mod watch;
 
-pub use prepare::{Prepared, Start, prepare};
-pub use serve::run;
+pub use handed::handed;
+pub use prepare::{Doors, Prepared, Start, prepare, steer_settings};
+pub use serve::{run, run_until};
 
-use crate::dns::Resolver;
+use crate::dns::{Counters, Resolver};
 use crate::flow::Gate;
+use crate::quic::Bounds;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -55,5 +62,10 @@ impl Readiness {
 pub(crate) struct Running {
     pub(crate) gate: Arc<Gate>,
     pub(crate) resolver: Arc<Resolver>,
+    /// Of all DNS doors.
+    pub(crate) counters: Arc<Counters>,
+    /// Of all QUIC responders.
+    pub(crate) quic: Arc<Bounds>,
     pub(crate) readiness: Arc<Readiness>,
+    pub(crate) cuts: attach::Cuts,
 }

@@ -1,13 +1,17 @@
 //! Everything before the runtime: one thread, with the rights that the start needs, which are gone at its end.
 
+use super::attach::state::State;
 use crate::audit::{Log, Writer};
 use crate::config::Config;
-use crate::net::{self, BoundDns, BoundTcp};
+use crate::dns::Epoch;
+use crate::net::{self, BoundDns, BoundTcp, BoundUdp};
 use crate::policy::{LoadOptions, Snapshot};
 use crate::secrets::Environment;
-use crate::steer::{self, Helper};
+use crate::steer::{self, Helper, Intercept};
 use crate::tls::{Anchors, Authority, Created, Minter, MinterSettings};
+use crate::upstream::Proxy;
 use anyhow::{Context, bail};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -19,6 +23,44 @@ pub struct Start {
     pub environment: Environment,
     /// Our own binary, for the helper.
     pub executable: PathBuf,
+    /// Doors that somebody else opened; without them they are opened as the configuration says.
+    pub doors: Option<Doors>,
+}
+
+/// The sockets of the doors, open but not served yet.
+#[derive(Default)]
+pub struct Doors {
+    pub transparent: Vec<BoundTcp>,
+    pub explicit: Vec<BoundTcp>,
+    pub dns: Vec<BoundDns>,
+    pub quic: Vec<BoundUdp>,
+}
+
+pub(super) type Bind = fn(SocketAddr, Option<&str>) -> Result<BoundTcp, net::BindError>;
+
+/// How a door is opened for connections that were meant for others.
+pub(super) fn for_others(intercept: Intercept) -> Bind {
+    match intercept {
+        Intercept::Redirect => net::bind_tcp,
+        Intercept::Tproxy => net::bind_transparent,
+    }
+}
+
+impl Doors {
+    fn open(config: &Config) -> Result<Self, net::BindError> {
+        let bind = |addresses: &[SocketAddr], bind: Bind| -> Result<Vec<BoundTcp>, net::BindError> {
+            addresses.iter().map(|address| bind(*address, None)).collect()
+        };
+        let dns = config.dns.iter().map(|address| net::bind_dns(*address, None)).collect::<Result<_, _>>()?;
+        let quic =
+            config.quic.iter().map(|address| net::bind_udp(*address, None)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            transparent: bind(&config.transparent, for_others(config.intercept))?,
+            explicit: bind(&config.explicit, net::bind_tcp)?,
+            dns,
+            quic,
+        })
+    }
 }
 
 /// All that is open and checked, without rights.
@@ -28,36 +70,50 @@ pub struct Prepared {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) minter: Minter,
     pub(super) anchors: Anchors,
+    pub(super) proxy: Option<Proxy>,
     pub(super) log: Log,
     pub(super) writer: Writer,
-    pub(super) transparent: Vec<BoundTcp>,
-    pub(super) explicit: Vec<BoundTcp>,
-    pub(super) dns: Vec<BoundDns>,
+    pub(super) doors: Doors,
     pub(super) admin: crate::admin::Bound,
     pub(super) helper: Option<Helper>,
+    pub(super) attached: Option<State>,
+    pub(super) epoch: Option<Epoch>,
+}
+
+impl Prepared {
+    /// The TCP ports that whoever steers packets should hand to the transparent door.
+    pub fn redirect_ports(&self) -> Vec<u16> {
+        redirected_ports(&self.snapshot)
+    }
+
+    /// Whom the gate trusts upstream.
+    pub fn anchors(&self) -> &Anchors {
+        &self.anchors
+    }
 }
 
 /// Opens and checks everything, puts the tables into the kernel, and gives up all privileges.
 pub fn prepare(start: Start) -> anyhow::Result<Prepared> {
-    let Start { config, environment, executable } = start;
+    let Start { config, environment, executable, doors } = start;
     let (authority, created) = Authority::load_or_create(&config.ca)?;
     if created != Created::Loaded {
         tracing::info!(certificate = %config.ca.certificate.display(), "a new certificate authority was made; clients must trust it");
     }
     let minter = Minter::new(Arc::new(authority), MinterSettings::default())?;
     let anchors = Anchors::load(&config.roots)?;
+    let proxy = load_proxy(&config, &environment, &anchors)?;
     let snapshot = load_policy(&config, &environment, None)?;
-    let bind = |addresses: &[std::net::SocketAddr]| -> Result<Vec<BoundTcp>, net::BindError> {
-        addresses.iter().map(|address| net::bind_tcp(*address, None)).collect()
+    let doors = match doors {
+        Some(doors) => doors,
+        None => Doors::open(&config)?,
     };
-    let transparent = bind(&config.transparent)?;
-    let explicit = bind(&config.explicit)?;
-    let dns = config.dns.iter().map(|address| net::bind_dns(*address, None)).collect::<Result<_, _>>()?;
     let admin = crate::admin::Bound::bind(&config.admin)?;
     // Behind the doors: a second daemon that fails there must not touch the records of the first.
     let (log, writer) = Log::open(config.audit.clone())?;
-    let helper = steer(&config, &snapshot, executable)?;
-    hand_over(&config)?;
+    let epoch = epoch(&config)?;
+    let attached = State::restore(&config)?;
+    let helper = steer(&config, &snapshot, attached.as_ref(), executable)?;
+    hand_over(&config, &writer)?;
     steer::privilege::harden().context("the process could not be hardened")?;
     steer::privilege::drop_all(config.run_as).context("privileges could not be dropped")?;
     Ok(Prepared {
@@ -66,14 +122,39 @@ pub fn prepare(start: Start) -> anyhow::Result<Prepared> {
         snapshot,
         minter,
         anchors,
+        proxy,
         log,
         writer,
-        transparent,
-        explicit,
-        dns,
+        doors,
         admin,
         helper,
+        attached,
+        epoch,
     })
+}
+
+/// The proxy of a configuration, with its password.
+pub(super) fn load_proxy(
+    config: &Config,
+    environment: &Environment,
+    anchors: &Anchors,
+) -> anyhow::Result<Option<Proxy>> {
+    let Some(settings) = config.proxy.clone() else { return Ok(None) };
+    if settings.danger_proxy_resolves {
+        tracing::warn!(
+            proxy = %settings.url,
+            "danger_proxy_resolves: what only the proxy can resolve is not judged by the address guard"
+        );
+    }
+    let loaded = Proxy::load(settings, environment, anchors);
+    Ok(Some(loaded.with_context(|| format!("{}: [upstream.proxy] cannot be used", config.file.display()))?))
+}
+
+/// Virtual answers say by which start of the daemon they were given.
+fn epoch(config: &Config) -> anyhow::Result<Option<Epoch>> {
+    let Some(synthetic) = &config.limits.leases.synthetic else { return Ok(None) };
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    Ok(Some(Epoch::next(&config.virtual_epochs, now, synthetic.hold)?))
 }
 
 /// Loads the policy folder and runs its case files. Any problem, or a case that fails, is an error.
@@ -85,6 +166,7 @@ pub(super) fn load_policy(
     let options = LoadOptions {
         environment: Some(environment),
         scripts: config.limits.scripts,
+        sole_client: config.sole_client.as_ref(),
         previous,
         ..LoadOptions::default()
     };
@@ -102,33 +184,52 @@ pub(super) fn load_policy(
 }
 
 /// What the tables redirect depends on the policy's raw TCP ports.
-pub(super) fn steer_settings(config: &Config, snapshot: &Snapshot) -> Option<steer::Settings> {
+pub fn steer_settings(config: &Config, snapshot: &Snapshot) -> Option<steer::Settings> {
     let mut settings = config.steer.clone()?;
-    settings.redirect_tcp_ports.extend(snapshot.tcp_ports());
-    settings.redirect_tcp_ports.sort_unstable();
-    settings.redirect_tcp_ports.dedup();
+    if settings.transparent_port.is_some() {
+        settings.redirect_tcp_ports = redirected_ports(snapshot);
+    }
     Some(settings)
 }
 
-fn steer(config: &Config, snapshot: &Snapshot, executable: PathBuf) -> anyhow::Result<Option<Helper>> {
-    let Some(settings) = steer_settings(config, snapshot) else { return Ok(None) };
+/// TCP ports that go to the gate: the web's, and those that rules open.
+pub(super) fn redirected_ports(snapshot: &Snapshot) -> Vec<u16> {
+    let mut ports = snapshot.tcp_ports();
+    ports.extend([80, 443]);
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+fn steer(
+    config: &Config,
+    snapshot: &Snapshot,
+    attached: Option<&State>,
+    executable: PathBuf,
+) -> anyhow::Result<Option<Helper>> {
+    let mut settings = steer_settings(config, snapshot);
+    if settings.is_none() && attached.is_none() {
+        return Ok(None);
+    }
     let mut command = Command::new(executable);
     command.arg("steer-helper");
     let mut helper = Helper::spawn(command)?;
-    helper.apply(&settings).context("the nftables rules could not be put in place")?;
+    if let Some(settings) = &mut settings {
+        for (interface, networks) in attached.iter().flat_map(|state| state.interfaces().into_values()) {
+            settings.interfaces.push(interface);
+            settings.networks.extend(networks);
+        }
+        helper.apply(settings).context("the nftables rules could not be put in place")?;
+    }
     Ok(Some(helper))
 }
 
 /// Gives the files that the daemon writes to the user that it becomes, so that a reload can open them again.
-fn hand_over(config: &Config) -> anyhow::Result<()> {
-    let Some(run_as) = config.run_as else { return Ok(()) };
-    if let crate::audit::Sink::File(path) = &config.audit.sink {
-        let meta =
-            std::fs::metadata(path).with_context(|| format!("{} cannot be looked at", path.display()))?;
-        if meta.is_file() {
-            std::os::unix::fs::chown(path, Some(run_as.uid), Some(run_as.gid))
-                .with_context(|| format!("{} cannot be given to the daemon's user", path.display()))?;
-        }
+fn hand_over(config: &Config, writer: &Writer) -> anyhow::Result<()> {
+    let crate::audit::Sink::File(path) = &config.audit.sink else { return Ok(()) };
+    let file = writer.file();
+    if file.metadata().is_ok_and(|meta| meta.is_file()) {
+        super::owned::give(config, &file, path)?;
     }
     Ok(())
 }

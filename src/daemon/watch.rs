@@ -1,6 +1,7 @@
-//! Sees that the policy folder has changed: whole files only, written and closed or moved in, or taken away.
+//! Sees that the policy folder or the configuration's file has changed: whole files only, written and closed or moved
+//! in, or taken away.
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -16,13 +17,30 @@ pub(super) struct Watch {
 
 impl Watch {
     /// The kernel is asked by a thread of its own, which sleeps between changes and ends with the process.
-    pub(super) fn new(folder: &Path) -> io::Result<Self> {
+    pub(super) fn new(folder: &Path, file: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
         let whole = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
         let gone = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
-        inotify.add_watch(folder, whole | gone)?;
+        let policies = inotify.add_watch(folder, whole | gone)?;
+        // The folder, since an editor puts another file in the place of the old one.
+        let beside = match file.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        if let Err(error) = inotify.add_watch(beside, whole | gone) {
+            let path = beside.display();
+            tracing::warn!(%path, %error, "the configuration's folder cannot be watched; reload with SIGHUP");
+        }
+        let file = file.file_name().map(OsStr::to_owned);
+        let concerns = move |event: &InotifyEvent| {
+            let name = event.name.as_deref();
+            name.is_some_and(|name| event.wd == policies && is_ours(name))
+                || (name.is_some() && name == file.as_deref())
+        };
         let (tell, changes) = channel(1);
-        std::thread::Builder::new().name("policy-watch".into()).spawn(move || read(&inotify, &tell))?;
+        std::thread::Builder::new()
+            .name("policy-watch".into())
+            .spawn(move || read(&inotify, &tell, concerns))?;
         Ok(Self { changes })
     }
 
@@ -34,9 +52,9 @@ impl Watch {
     }
 }
 
-fn read(inotify: &Inotify, tell: &Sender<()>) {
+fn read(inotify: &Inotify, tell: &Sender<()>, concerns: impl Fn(&InotifyEvent) -> bool) {
     while let Ok(events) = inotify.read_events() {
-        let ours = events.iter().filter_map(|event| event.name.as_deref()).any(is_ours);
+        let ours = events.iter().any(&concerns);
         // A full channel says the same already.
         if ours && let Err(tokio::sync::mpsc::error::TrySendError::Closed(())) = tell.try_send(()) {
             return;

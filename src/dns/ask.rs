@@ -2,25 +2,26 @@
 //! client side of the DNS library. No cache, no hosts file, no search list.
 //!
 //! Transport, random ports, ids and letter case, resends and TCP after truncation are the library's. Its alias chase
-//! is not used: it cannot tell a loop from an empty answer. A set of upstreams fails by itself: there is no other.
+//! is not used: it cannot tell a loop from an empty answer. A name belongs to one set of upstreams, that of the longest
+//! zone it is in; a set fails by itself, and no other is asked in its place.
 
 use super::resolver::{Answer, Family, ResolveError};
+use super::system::{self, SystemError};
+use super::walk::Walk;
 use crate::base::HostName;
 use arc_swap::ArcSwap;
 use hickory_proto::op::{DnsRequestOptions, DnsResponse, Query, ResponseCode};
-use hickory_proto::rr::{Name, RData, Record};
+use hickory_proto::rr::Name;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
-use tokio::time::Instant;
+use std::time::Duration;
 
 /// Who is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,20 +38,53 @@ impl Upstreams {
     }
 }
 
-/// Aliases followed, and questions asked to follow them, before the chain counts as broken (GAUNTLET DN-22).
-const CHAIN_LIMIT: usize = 16;
+/// Split DNS: names in this zone, its own included, are asked of these servers and no others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    pub suffix: HostName,
+    pub upstreams: Upstreams,
+}
+
+/// There is nobody to ask.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamsError {
+    #[error("no upstream resolver is configured")]
+    None,
+    #[error("{}: {source}; name servers under [resolver] upstreams, or put one into that file", path.display())]
+    System { path: PathBuf, source: SystemError },
+    #[error("the DNS client cannot be set up")]
+    Client,
+}
+
+/// What became of a resolver configuration that was looked at again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Followed {
+    /// These are asked from now on.
+    Servers { path: PathBuf, servers: Vec<SocketAddr> },
+    /// It names nobody; the last servers stay in use.
+    Kept { path: PathBuf, why: String },
+}
+
+/// Questions asked to follow the aliases of one name.
 const QUESTION_LIMIT: usize = 6;
 
-/// The file is looked at no more often than this.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// The set of upstreams in use.
+/// All sets of upstreams.
 pub(super) struct Ask {
-    upstreams: Upstreams,
-    timeout: Duration,
+    rest: Set,
+    /// The longest suffix first.
+    zones: Vec<(Name, Set)>,
     attempts: usize,
+}
+
+/// One set of upstreams.
+struct Set {
+    upstreams: Upstreams,
+    /// Doors of the gate, which it must not ask.
+    own: Arc<[SocketAddr]>,
+    timeout: Duration,
     live: ArcSwap<Live>,
-    looked: Mutex<Instant>,
+    /// What was said last of a file that names nobody.
+    kept: Mutex<Option<String>>,
 }
 
 struct Live {
@@ -59,54 +93,40 @@ struct Live {
     /// The one that answered last is asked first, so that a dead one is waited for once.
     preferred: AtomicUsize,
     servers: Vec<SocketAddr>,
-    /// Of the file that the servers were read from.
-    changed: Option<SystemTime>,
 }
 
 impl Ask {
-    /// Fails with [`ResolveError::NoUpstreams`] where nobody could be asked.
+    /// Fails where a set has nobody to ask.
     pub(super) fn new(
-        upstreams: Upstreams,
+        upstreams: &Upstreams,
+        zones: &[Zone],
+        own: &[SocketAddr],
         timeout: Duration,
         attempts: usize,
-    ) -> Result<Self, ResolveError> {
-        let (servers, changed) = match &upstreams {
-            Upstreams::Servers(servers) => (servers.clone(), None),
-            Upstreams::System(path) => (system_servers(path)?, modified(path)),
-        };
-        let live = Live::new(servers, changed, timeout)?;
-        let looked = Mutex::new(Instant::now());
-        Ok(Self { upstreams, timeout, attempts, live: ArcSwap::from_pointee(live), looked })
+    ) -> Result<Self, UpstreamsError> {
+        let own: Arc<[SocketAddr]> = own.into();
+        let set = |upstreams: &Upstreams| Set::new(upstreams.clone(), own.clone(), timeout);
+        let mut sets = Vec::new();
+        for zone in zones {
+            let mut name = Name::from_ascii(zone.suffix.as_str()).map_err(|_| UpstreamsError::None)?;
+            name.set_fqdn(true);
+            sets.push((name, set(&zone.upstreams)?));
+        }
+        sets.sort_by_key(|(name, _)| std::cmp::Reverse(name.num_labels()));
+        Ok(Self { rest: set(upstreams)?, zones: sets, attempts })
     }
 
-    /// Takes over a changed resolver configuration. True when other servers are asked from now on. A file that names
-    /// no server (as while it is being written) leaves the old set in use.
-    pub(super) fn follow(&self) -> bool {
-        let Upstreams::System(path) = &self.upstreams else { return false };
-        {
-            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-            if looked.elapsed() < LOOK_EVERY {
-                return false;
-            }
-            *looked = Instant::now();
-        }
-        let changed = modified(path);
-        let live = self.live.load();
-        if changed.is_none() || changed == live.changed {
-            return false;
-        }
-        let next = system_servers(path).and_then(|servers| Live::new(servers, changed, self.timeout));
-        match next {
-            Ok(next) => {
-                let moved = next.servers != live.servers;
-                self.live.store(Arc::new(next));
-                moved
-            }
-            Err(error) => {
-                tracing::warn!(%error, file = %path.display(), "the resolver configuration has no server; the last set stays");
-                false
-            }
-        }
+    /// The resolver configuration files that are followed.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.sets().filter_map(Set::file).cloned().collect();
+        files.sort();
+        files.dedup();
+        files
+    }
+
+    /// Looks at those files again and takes over what changed.
+    pub(super) fn follow(&self) -> Vec<Followed> {
+        self.sets().filter_map(Set::follow).collect()
     }
 
     /// Asks for the addresses of one family, following aliases. The validity is the smallest TTL on the way, unclamped.
@@ -115,16 +135,72 @@ impl Ask {
         name: &HostName,
         family: Family,
     ) -> Result<(Answer, Duration), Failure> {
-        let live = self.live.load_full();
         let mut walk = Walk::from(name, family).ok_or(Failure::of(ResolveError::ServFail))?;
         for _ in 0..QUESTION_LIMIT {
+            let set = self.set(&walk.at);
             let query = Query::query(walk.at.clone(), family.record_type());
-            let response = live.exchange(query, self.attempts).await?;
-            if let Some(done) = walk.step(&response)? {
+            let response = set.live.load_full().exchange(query, self.attempts).await?;
+            if let Some(done) = walk.step(&response, |name| std::ptr::eq(self.set(name), set))? {
                 return Ok(done);
             }
         }
         Err(Failure::of(ResolveError::ServFail))
+    }
+
+    fn set(&self, name: &Name) -> &Set {
+        let zone = self.zones.iter().find(|(suffix, _)| suffix.zone_of(name));
+        zone.map_or(&self.rest, |(_, set)| set)
+    }
+
+    fn sets(&self) -> impl Iterator<Item = &Set> {
+        self.zones.iter().map(|(_, set)| set).chain([&self.rest])
+    }
+}
+
+impl Set {
+    fn new(upstreams: Upstreams, own: Arc<[SocketAddr]>, timeout: Duration) -> Result<Self, UpstreamsError> {
+        let servers = match &upstreams {
+            Upstreams::Servers(servers) => servers.clone(),
+            Upstreams::System(path) => system::servers(path, &own)
+                .map_err(|source| UpstreamsError::System { path: path.clone(), source })?,
+        };
+        let live = ArcSwap::from_pointee(Live::new(servers, timeout)?);
+        Ok(Self { upstreams, own, timeout, live, kept: Mutex::default() })
+    }
+
+    fn file(&self) -> Option<&PathBuf> {
+        match &self.upstreams {
+            Upstreams::System(path) => Some(path),
+            Upstreams::Servers(_) => None,
+        }
+    }
+
+    /// A file that names no server (as while it is being written) leaves the old set in use. `None`: nothing new.
+    fn follow(&self) -> Option<Followed> {
+        let path = self.file()?.clone();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = system::servers(&path, &self.own).map_err(|error| error.to_string());
+        let live = next.and_then(|servers| {
+            let same = servers == self.live.load().servers;
+            let live = (!same).then(|| Live::new(servers, self.timeout)).transpose();
+            live.map_err(|error| error.to_string())
+        });
+        match live {
+            Ok(None) => {
+                *kept = None;
+                None
+            }
+            Ok(Some(live)) => {
+                *kept = None;
+                let servers = live.servers.clone();
+                self.live.store(Arc::new(live));
+                Some(Followed::Servers { path, servers })
+            }
+            Err(why) => {
+                let said = kept.replace(why.clone());
+                (said.as_ref() != Some(&why)).then_some(Followed::Kept { path, why })
+            }
+        }
     }
 }
 
@@ -136,7 +212,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn of(error: ResolveError) -> Self {
+    pub(super) fn of(error: ResolveError) -> Self {
         Self { error, negative_ttl: None }
     }
 
@@ -157,15 +233,11 @@ impl Failure {
 }
 
 impl Live {
-    fn new(
-        servers: Vec<SocketAddr>,
-        changed: Option<SystemTime>,
-        timeout: Duration,
-    ) -> Result<Self, ResolveError> {
+    fn new(servers: Vec<SocketAddr>, timeout: Duration) -> Result<Self, UpstreamsError> {
         if servers.is_empty() {
-            return Err(ResolveError::NoUpstreams);
+            return Err(UpstreamsError::None);
         }
-        let tls = TlsConfig::new().map_err(|_| ResolveError::NoUpstreams)?;
+        let tls = TlsConfig::new().map_err(|_| UpstreamsError::Client)?;
         let context = Arc::new(PoolContext::new(options(timeout), tls));
         let pool = |server: &SocketAddr| {
             let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
@@ -175,12 +247,7 @@ impl Live {
             let config = NameServerConfig::new(server.ip(), true, connections.to_vec());
             NameServerPool::from_config([config], context.clone(), TokioRuntimeProvider::default())
         };
-        Ok(Self {
-            pools: servers.iter().map(pool).collect(),
-            preferred: AtomicUsize::new(0),
-            servers,
-            changed,
-        })
+        Ok(Self { pools: servers.iter().map(pool).collect(), preferred: AtomicUsize::new(0), servers })
     }
 
     /// Asks one server after the other until one says something; again after that only where none did.
@@ -214,123 +281,72 @@ fn options(timeout: Duration) -> ResolverOpts {
     options
 }
 
-fn system_servers(path: &Path) -> Result<Vec<SocketAddr>, ResolveError> {
-    let text = std::fs::read(path).map_err(|_| ResolveError::NoUpstreams)?;
-    let (config, _) = parse_resolv_conf(text).map_err(|_| ResolveError::NoUpstreams)?;
-    Ok(config.name_servers().iter().map(|server| SocketAddr::new(server.ip, 53)).collect())
-}
-
-fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|file| file.modified()).ok()
-}
-
-/// The way from the name that was asked to its addresses. Records beside that way are ignored.
-struct Walk {
-    family: Family,
-    at: Name,
-    passed: Vec<Name>,
-    ttl: u32,
-}
-
-impl Walk {
-    /// Starts at the name with its final dot, so that no search list can apply.
-    fn from(name: &HostName, family: Family) -> Option<Self> {
-        let mut at = Name::from_ascii(name.as_str()).ok()?;
-        at.set_fqdn(true);
-        Some(Self { family, at, passed: Vec::new(), ttl: u32::MAX })
-    }
-
-    /// Goes as far as this response leads: to addresses, to a "no", or to the next name to ask for.
-    fn step(&mut self, response: &DnsResponse) -> Result<Option<(Answer, Duration)>, Failure> {
-        let broken = Err(Failure::of(ResolveError::ServFail));
-        let passed_before = self.passed.len();
-        while let Some((target, ttl)) = alias(&self.at, &response.answers) {
-            let both = addresses(&self.at, &response.answers, self.family).next().is_some();
-            if both || self.passed.len() >= CHAIN_LIMIT || *target == self.at || self.passed.contains(target)
-            {
-                return broken;
-            }
-            self.ttl = self.ttl.min(ttl);
-            self.passed.push(std::mem::replace(&mut self.at, target.clone()));
-        }
-        let mut found: Vec<IpAddr> = Vec::new();
-        for (address, ttl) in addresses(&self.at, &response.answers, self.family) {
-            self.ttl = self.ttl.min(ttl);
-            if !found.contains(&address) {
-                found.push(address);
-            }
-        }
-        if !found.is_empty() {
-            let answer = Answer { addresses: found, chain: self.chain(), valid_until: Instant::now() };
-            return Ok(Some((answer, Duration::from_secs(self.ttl.into()))));
-        }
-        let negative_ttl = response.negative_ttl().map(|ttl| Duration::from_secs(ttl.into()));
-        match response.metadata.response_code {
-            ResponseCode::NXDomain => Err(Failure { error: ResolveError::NxDomain, negative_ttl }),
-            _ if negative_ttl.is_some() => Err(Failure { error: ResolveError::NoData, negative_ttl }),
-            _ if self.passed.len() > passed_before => Ok(None),
-            _ => broken,
-        }
-    }
-
-    fn chain(&self) -> Vec<Arc<str>> {
-        let below = self.passed.iter().skip(1);
-        let last = (!self.passed.is_empty()).then_some(&self.at);
-        below.chain(last).map(|name| super::message::name_text(name).into()).collect()
-    }
-}
-
-fn alias<'a>(at: &Name, records: &'a [Record]) -> Option<(&'a Name, u32)> {
-    records.iter().find_map(|record| match &record.data {
-        RData::CNAME(target) if record.name == *at => Some((&target.0, record.ttl)),
-        _ => None,
-    })
-}
-
-fn addresses<'a>(
-    at: &'a Name,
-    records: &'a [Record],
-    family: Family,
-) -> impl Iterator<Item = (IpAddr, u32)> + 'a {
-    records.iter().filter(move |record| record.name == *at).filter_map(move |record| {
-        match (&record.data, family) {
-            (RData::A(a), Family::V4) => Some((IpAddr::V4(a.0), record.ttl)),
-            (RData::AAAA(a), Family::V6) => Some((IpAddr::V6(a.0), record.ttl)),
-            _ => None,
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn ask(upstreams: &Upstreams, zones: &[Zone], own: &[SocketAddr]) -> Result<Ask, UpstreamsError> {
+        Ask::new(upstreams, zones, own, Duration::from_secs(1), 1)
+    }
+
+    fn servers(text: &str) -> Upstreams {
+        Upstreams::Servers(vec![text.parse().unwrap()])
+    }
+
     #[test]
-    fn the_system_file_is_read_and_followed() {
+    fn the_system_file_is_read_and_followed_and_a_broken_one_is_told_once() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("resolv.conf");
-        std::fs::write(&file, "search corp.test\nnameserver 192.0.2.1\noptions ndots:5\n").unwrap();
-        let ask = Ask::new(Upstreams::System(file.clone()), Duration::from_secs(1), 1).unwrap();
-        let look_again = || *ask.looked.lock().unwrap() = Instant::now() - LOOK_EVERY;
-        let write = |text: &str, age: u64| {
-            std::fs::write(&file, text).unwrap();
-            let then = SystemTime::UNIX_EPOCH + Duration::from_secs(age);
-            std::fs::File::options().write(true).open(&file).unwrap().set_modified(then).unwrap();
-            look_again();
-        };
-        assert_eq!(ask.live.load().servers, ["192.0.2.1:53".parse().unwrap()]);
-        write("nameserver 192.0.2.1\n", 1);
-        assert!(!ask.follow(), "the same servers");
-        write("", 2);
-        assert!(!ask.follow(), "half-written");
-        write("nameserver 2001:db8::1\n", 3);
-        assert!(ask.follow());
-        assert_eq!(ask.live.load().servers, ["[2001:db8::1]:53".parse().unwrap()]);
+        let write = |text: &str| std::fs::write(&file, text).unwrap();
+        write("search corp.test\nnameserver 192.0.2.1\noptions ndots:5\n");
+        let ask = ask(&Upstreams::System(file.clone()), &[], &[]).unwrap();
+        let asked = || ask.rest.live.load().servers.clone();
+        assert_eq!(asked(), ["192.0.2.1:53".parse().unwrap()]);
+        write("nameserver 192.0.2.1\n");
+        assert_eq!(ask.follow(), [], "the same servers");
+        write("");
+        assert!(matches!(ask.follow()[..], [Followed::Kept { .. }]), "half-written");
+        assert_eq!(ask.follow(), [], "that was said");
+        assert_eq!(asked(), ["192.0.2.1:53".parse().unwrap()]);
+        write("nameserver 2001:db8::1\n");
+        assert!(matches!(ask.follow()[..], [Followed::Servers { .. }]));
+        assert_eq!(asked(), ["[2001:db8::1]:53".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_door_of_our_own_in_the_system_file_is_not_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("resolv.conf");
+        let own = ["10.77.1.1:53".parse().unwrap()];
+        std::fs::write(&file, "nameserver 10.77.1.1\n").unwrap();
+        let error = ask(&Upstreams::System(file.clone()), &[], &own).err().unwrap();
+        assert!(error.to_string().contains("this gate itself"), "{error}");
+        std::fs::write(&file, "nameserver 10.77.1.1\nnameserver 192.0.2.1\n").unwrap();
+        let both = ask(&Upstreams::System(file), &[], &own).unwrap();
+        assert_eq!(both.rest.live.load().servers, ["192.0.2.1:53".parse().unwrap()]);
     }
 
     #[test]
     fn nobody_to_ask_is_said_at_start() {
-        let none = Ask::new(Upstreams::Servers(Vec::new()), Duration::from_secs(1), 1);
-        assert!(matches!(none, Err(ResolveError::NoUpstreams)));
+        assert!(matches!(ask(&Upstreams::Servers(Vec::new()), &[], &[]), Err(UpstreamsError::None)));
+    }
+
+    #[test]
+    fn the_longest_zone_has_the_name() {
+        let zone = |suffix: &str, upstreams: &str| Zone {
+            suffix: HostName::parse(suffix).unwrap(),
+            upstreams: servers(upstreams),
+        };
+        let zones = [zone("corp.test", "192.0.2.1:53"), zone("eu.corp.test", "192.0.2.2:53")];
+        let ask = ask(&servers("192.0.2.9:53"), &zones, &[]).unwrap();
+        let asked = |name: &str| {
+            let servers = ask.set(&Name::from_ascii(name).unwrap()).live.load().servers.clone();
+            servers[0].ip().to_string()
+        };
+        assert_eq!(asked("wiki.corp.test."), "192.0.2.1");
+        assert_eq!(asked("corp.test."), "192.0.2.1");
+        assert_eq!(asked("a.EU.Corp.test."), "192.0.2.2");
+        assert_eq!(asked("eucorp.test."), "192.0.2.9");
+        assert_eq!(asked("test."), "192.0.2.9");
     }
 }

@@ -15,6 +15,7 @@ use hickory_server::server::Request;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Where questions are answered.
@@ -50,6 +51,7 @@ struct Allowed {
     client: u16,
     private: Vec<IpNet>,
     record: u64,
+    since: Instant,
 }
 
 /// What a question is answered with when it is not resolved.
@@ -95,6 +97,7 @@ impl Desk {
     }
 
     fn question(self: &Arc<Self>, request: Request, source: ClientAddr, transport: Transport) -> Step {
+        let since = Instant::now();
         let Some(query) = request.queries.queries().first() else { return Step::Silence };
         let (class, qtype) = (query.query_class(), query.query_type());
         let name = message::host_name(query.original().name());
@@ -131,7 +134,7 @@ impl Desk {
                         Some(&rule),
                     );
                 }
-                let allowed = Allowed { request, asked, name, family, client, private, record: 0 };
+                let allowed = Allowed { request, asked, name, family, client, private, record: 0, since };
                 self.allow(allowed, &rule)
             }
             (Judged::NoData { client }, Some(_)) => {
@@ -154,7 +157,16 @@ impl Desk {
 
     /// Records the decision, then answers from the cache or asks for a place to wait.
     fn allow(self: &Arc<Self>, mut allowed: Allowed, rule: &Arc<str>) -> Step {
-        let cached = self.parts.resolver.cached(&allowed.name, allowed.family);
+        let cached = match self.parts.leases.lends() {
+            Some(ttl) => match self.lent(&allowed, ttl) {
+                Some(lent) => Some(lent),
+                None => {
+                    let (client, no) = (Some(allowed.client), No::failed(Outcome::Limit));
+                    return self.refuse(&allowed.request, &allowed.asked, client, no, Some(rule));
+                }
+            },
+            None => self.parts.resolver.cached(&allowed.name, allowed.family),
+        };
         let slot = match cached {
             Some(_) => None,
             None => match self.waiting.take(allowed.client) {
@@ -184,9 +196,19 @@ impl Desk {
         }
     }
 
+    /// The answer that stands for the name, without anybody being asked. `None`: the client has too many names.
+    fn lent(&self, allowed: &Allowed, ttl: Duration) -> Option<Result<Arc<Answer>, ResolveError>> {
+        let addresses = self.parts.leases.lend(allowed.client, &allowed.name, allowed.family)?;
+        if addresses.is_empty() {
+            return Some(Err(ResolveError::NoData));
+        }
+        Some(Ok(Arc::new(Answer { addresses, chain: Vec::new(), valid_until: allowed.since + ttl })))
+    }
+
     /// Filters, remembers, records and writes the answer.
     fn answer(&self, allowed: &Allowed, result: Result<Arc<Answer>, ResolveError>) -> Vec<u8> {
-        let Allowed { request, asked, name, client, private, record, .. } = allowed;
+        let Allowed { request, asked, name, client, private, record, since, .. } = allowed;
+        let lends = self.parts.leases.lends().is_some();
         let mut end = Answered {
             asked,
             client: *client,
@@ -195,11 +217,16 @@ impl Desk {
             blocked: &[],
             chain: &[],
             ttl: self.negative_ttl,
+            duration: since.elapsed(),
         };
         let answer = match result {
             Ok(answer) => answer,
             Err(error) => {
-                end.outcome = if error.is_negative() { Outcome::Empty } else { Outcome::Failed(error) };
+                end.outcome = match error {
+                    ResolveError::NxDomain => Outcome::NoSuchName,
+                    ResolveError::NoData => Outcome::Empty,
+                    _ => Outcome::Failed(error),
+                };
                 self.parts.recorder.answered(*record, &end);
                 let code = match error {
                     ResolveError::NxDomain => ResponseCode::NXDomain,
@@ -213,7 +240,7 @@ impl Desk {
         };
         let granted = |ip: IpAddr| private.iter().any(|range| range.contains(&ip));
         let (given, blocked): (Vec<IpAddr>, Vec<IpAddr>) =
-            answer.addresses.iter().partition(|ip| usable(**ip, &self.parts.own, granted));
+            answer.addresses.iter().partition(|ip| lends || usable(**ip, &self.parts.own, granted));
         end.chain = &answer.chain;
         end.blocked = &blocked;
         end.given = &given;
@@ -222,7 +249,9 @@ impl Desk {
         } else {
             let left = answer.valid_until.saturating_duration_since(Instant::now()).as_secs();
             end.ttl = u32::try_from(left).unwrap_or(u32::MAX).max(1);
-            self.parts.leases.remember(*client, name, &given, answer.valid_until);
+            if !lends {
+                self.parts.leases.remember(*client, name, &given, answer.valid_until);
+            }
         }
         self.parts.recorder.answered(*record, &end);
         let reply = Reply { addresses: &given, ttl: end.ttl, negative: given.is_empty(), ..Reply::default() };

@@ -7,6 +7,7 @@
 
 use super::desk::{Desk, Step};
 use super::limit::{Counters, Slots};
+use super::udp::{Peer, Udp};
 use super::{Judge, Leases, Recorder, Resolver, Transport};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -81,7 +82,7 @@ pub type Spawn = Arc<dyn Fn(Pin<Box<dyn Future<Output = ()> + Send>>) + Send + S
 /// Bound, not yet serving. Clones share sockets and bounds, so that several tasks may run [`Bound::serve_udp`].
 #[derive(Clone)]
 pub struct Bound {
-    udp: Arc<UdpSocket>,
+    udp: Arc<Udp>,
     tcp: Arc<TcpListener>,
     desk: Arc<Desk>,
     connections: Arc<Slots<IpAddr>>,
@@ -111,7 +112,7 @@ impl Bound {
         // A smaller buffer only drops sooner.
         let _ = socket2::SockRef::from(&udp).set_recv_buffer_size(SOCKET_BUFFER);
         Self {
-            udp: Arc::new(udp),
+            udp: Arc::new(Udp::new(udp)),
             tcp: Arc::new(tcp),
             connections: Slots::new(settings.connections, settings.connections_per_source),
             idle_timeout: settings.idle_timeout,
@@ -135,31 +136,30 @@ impl Bound {
     pub async fn serve_udp(&self) {
         let mut buffer = vec![0; DATAGRAM];
         loop {
-            let (bytes, source) = match self.udp.recv_from(&mut buffer).await {
-                Ok((length, source)) => (buffer.get(..length).unwrap_or_default(), source),
+            let (bytes, peer) = match self.udp.receive(&mut buffer).await {
+                Ok((length, peer)) => (buffer.get(..length).unwrap_or_default(), peer),
                 Err(error) => {
                     pause_unless_transient(&error).await;
                     continue;
                 }
             };
-            match self.desk.take(bytes, source, Transport::Udp) {
+            match self.desk.take(bytes, peer.source, Transport::Udp) {
                 Step::Silence => {}
-                Step::Reply(reply) => self.send(&reply, source),
+                Step::Reply(reply) => self.send(&reply, peer),
                 Step::Wait(waiting) => {
                     let door = self.clone();
                     (self.spawn)(Box::pin(async move {
                         let reply = waiting.answer().await;
-                        door.send(&reply, source);
+                        door.send(&reply, peer);
                     }));
                 }
             }
         }
     }
 
-    /// A reply that the kernel has no room for is lost, as datagrams are.
-    fn send(&self, reply: &[u8], to: SocketAddr) {
+    fn send(&self, reply: &[u8], to: Peer) {
         if !reply.is_empty() {
-            let _ = self.udp.try_send_to(reply, to);
+            self.udp.send(reply, to);
         }
     }
 

@@ -1,6 +1,11 @@
 //! Which client was told that which name has which address, until when. Bounded for each client; the oldest expiry
 //! goes first. Written by the DNS door; read where a flow has an address and no name (raw TCP), and for records.
+//!
+//! With virtual answers the addresses are made here, and stand for one name each.
 
+use super::epoch::Epoch;
+use super::resolver::Family;
+use super::synthetic::{Leased, Lent, Synthetic, SyntheticSettings};
 use crate::base::HostName;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,11 +19,13 @@ pub struct LeaseSettings {
     pub per_client: usize,
     /// How long a lease outlives the TTL that was told: programs keep addresses longer than they should.
     pub grace: Duration,
+    /// With `answers = "virtual"`.
+    pub synthetic: Option<SyntheticSettings>,
 }
 
 impl Default for LeaseSettings {
     fn default() -> Self {
-        Self { per_client: 8192, grace: Duration::from_secs(120) }
+        Self { per_client: 8192, grace: Duration::from_secs(120), synthetic: None }
     }
 }
 
@@ -29,6 +36,7 @@ const SHARDS: usize = 16;
 #[derive(Debug)]
 pub struct Leases {
     settings: LeaseSettings,
+    synthetic: Option<Synthetic>,
     shards: [Mutex<HashMap<u16, Told>>; SHARDS],
 }
 
@@ -37,11 +45,51 @@ pub struct Leases {
 struct Told {
     by_address: HashMap<IpAddr, Vec<(HostName, Instant)>>,
     pairs: usize,
+    lent: Lent,
 }
 
 impl Leases {
     pub fn new(settings: LeaseSettings) -> Self {
-        Self { settings, shards: std::array::from_fn(|_| Mutex::default()) }
+        Self { settings, synthetic: None, shards: std::array::from_fn(|_| Mutex::default()) }
+    }
+
+    /// The same with virtual answers, where the settings have them, under the number of this start.
+    pub fn of_epoch(settings: LeaseSettings, epoch: Option<Epoch>) -> Self {
+        let synthetic =
+            settings.synthetic.clone().zip(epoch).map(|(plan, epoch)| Synthetic::new(plan, epoch));
+        Self { synthetic, ..Self::new(settings) }
+    }
+
+    /// Whether the door answers with virtual addresses, and the TTL that it tells with them.
+    pub(super) fn lends(&self) -> Option<Duration> {
+        self.synthetic.as_ref().map(Synthetic::ttl)
+    }
+
+    /// The virtual addresses of this name for this client in one family. `None`: it has as many names as it may.
+    pub(super) fn lend(&self, client: u16, name: &HostName, family: Family) -> Option<Vec<IpAddr>> {
+        let synthetic = self.synthetic.as_ref()?;
+        let lend = |clients: &mut HashMap<u16, Told>| {
+            synthetic.lend(&mut clients.entry(client).or_default().lent, name, Instant::now())
+        };
+        Some(synthetic.address(self.with(client, lend)?, family).into_iter().collect())
+    }
+
+    /// What an address that this client dialled stands for.
+    pub fn leased(&self, client: u16, address: IpAddr) -> Leased {
+        if let Some(synthetic) = self.synthetic.as_ref().filter(|plan| plan.contains(address)) {
+            return self.lent(client, synthetic, address).map_or(Leased::Expired, Leased::Virtual);
+        }
+        match self.names(client, address).as_slice() {
+            [] => Leased::Unknown,
+            [name] => Leased::Name(name.clone()),
+            [..] => Leased::Several,
+        }
+    }
+
+    fn lent(&self, client: u16, synthetic: &Synthetic, address: IpAddr) -> Option<HostName> {
+        self.with(client, |clients| {
+            synthetic.name(&mut clients.get_mut(&client)?.lent, address, Instant::now())
+        })
     }
 
     /// Notes that `client` was told these addresses for this name; `until` is when their TTL ends.
@@ -66,6 +114,9 @@ impl Leases {
 
     /// Whether this client was told this address for this name.
     pub fn told(&self, client: u16, address: IpAddr, name: &HostName) -> bool {
+        if let Some(synthetic) = self.synthetic.as_ref().filter(|plan| plan.contains(address)) {
+            return self.lent(client, synthetic, address).as_ref() == Some(name);
+        }
         let now = Instant::now();
         self.with(client, |clients| {
             clients.get(&client).is_some_and(|told| told.live(address, now).any(|n| n == name))
@@ -139,7 +190,7 @@ mod tests {
     }
 
     fn leases(per_client: usize, grace: u64) -> Leases {
-        Leases::new(LeaseSettings { per_client, grace: Duration::from_secs(grace) })
+        Leases::new(LeaseSettings { per_client, grace: Duration::from_secs(grace), synthetic: None })
     }
 
     #[test]
@@ -153,6 +204,22 @@ mod tests {
         assert!(leases.names(17, ip(2)).is_empty(), "client 17 shares the shard of client 1");
         leases.forget(1);
         assert!(leases.names(1, ip(2)).is_empty());
+    }
+
+    #[test]
+    fn a_virtual_address_is_the_clients_own() {
+        let settings =
+            LeaseSettings { synthetic: Some(SyntheticSettings::default()), ..LeaseSettings::default() };
+        let leases = Leases::of_epoch(settings, Some(Epoch(7)));
+        let given = leases.lend(1, &name("a.test"), Family::V4).unwrap()[0];
+        assert_eq!(leases.leased(1, given), Leased::Virtual(name("a.test")));
+        assert!(leases.told(1, given, &name("a.test")) && !leases.told(1, given, &name("b.test")));
+        assert_eq!(leases.leased(17, given), Leased::Expired, "client 17 shares the shard of client 1");
+        let other = leases.lend(17, &name("b.test"), Family::V4).unwrap()[0];
+        assert_eq!(leases.leased(17, other), Leased::Virtual(name("b.test")));
+        assert_eq!(leases.leased(1, "198.19.200.1".parse().unwrap()), Leased::Expired);
+        assert_eq!(leases.leased(1, ip(1)), Leased::Unknown);
+        assert_eq!(Leases::new(LeaseSettings::default()).leased(1, given), Leased::Unknown);
     }
 
     #[test]

@@ -26,14 +26,17 @@ impl Counters {
     }
 }
 
-/// A token bucket for each source address.
+/// A token bucket for each source address, or whatever else is counted by.
 #[derive(Debug)]
-pub(super) struct Rate {
+pub struct Rate<K = IpAddr> {
     per_second: f64,
     burst: f64,
     most: usize,
-    buckets: Mutex<HashMap<IpAddr, Bucket>>,
+    buckets: Mutex<HashMap<K, Bucket>>,
 }
+
+/// A token in a day; slower is none.
+const SLOWEST: f64 = 1.0 / 86_400.0;
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
@@ -41,17 +44,22 @@ struct Bucket {
     at: Instant,
 }
 
-impl Rate {
+impl<K: Hash + Eq + Copy> Rate<K> {
     /// `most` is the number of sources remembered.
-    pub(super) fn new(per_second: u32, burst: u32, most: usize) -> Self {
-        Self { per_second: per_second.into(), burst: burst.into(), most, buckets: Mutex::default() }
+    pub fn new(per_second: impl Into<f64>, burst: u32, most: usize) -> Self {
+        Self {
+            per_second: per_second.into().max(SLOWEST),
+            burst: burst.into(),
+            most,
+            buckets: Mutex::default(),
+        }
     }
 
-    pub(super) fn allow(&self, source: IpAddr, now: Instant) -> bool {
+    pub fn allow(&self, source: K, now: Instant) -> bool {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= self.most && !buckets.contains_key(&source) {
             // A bucket that is full again says nothing; when none is, a crowd of sources is at work and a new one waits.
-            let refill = Duration::from_secs_f64(self.burst / self.per_second.max(1.0));
+            let refill = Duration::from_secs_f64(self.burst / self.per_second);
             buckets.retain(|_, bucket| now.duration_since(bucket.at) < refill);
             if buckets.len() >= self.most {
                 return false;
@@ -70,7 +78,7 @@ impl Rate {
 
 /// Places that are taken and given back, bounded in all and for each owner.
 #[derive(Debug)]
-pub(super) struct Slots<K: Hash + Eq + Copy> {
+pub struct Slots<K: Hash + Eq + Copy> {
     most: usize,
     most_each: usize,
     taken: Mutex<(usize, HashMap<K, usize>)>,
@@ -78,17 +86,17 @@ pub(super) struct Slots<K: Hash + Eq + Copy> {
 
 /// A taken place; dropping it gives it back.
 #[derive(Debug)]
-pub(super) struct Slot<K: Hash + Eq + Copy> {
+pub struct Slot<K: Hash + Eq + Copy> {
     owner: K,
     slots: Arc<Slots<K>>,
 }
 
 impl<K: Hash + Eq + Copy> Slots<K> {
-    pub(super) fn new(most: usize, most_each: usize) -> Arc<Self> {
+    pub fn new(most: usize, most_each: usize) -> Arc<Self> {
         Arc::new(Self { most, most_each, taken: Mutex::default() })
     }
 
-    pub(super) fn take(self: &Arc<Self>, owner: K) -> Option<Slot<K>> {
+    pub fn take(self: &Arc<Self>, owner: K) -> Option<Slot<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let (all, each) = &mut *taken;
         let mine = each.get(&owner).copied().unwrap_or(0);

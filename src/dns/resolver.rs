@@ -2,12 +2,15 @@
 //! both address families at once, and time limits. Addresses are not filtered here: whoever hands one out or dials it
 //! asks the guard at that moment.
 
-use super::ask::{Ask, Failure, Upstreams};
+use super::ask::{Ask, Failure, Followed, Upstreams, UpstreamsError, Zone};
+use super::system::Watch;
 use crate::base::HostName;
 use hickory_proto::rr::RecordType;
+use ipnet::IpNet;
 use quick_cache::sync::{Cache, EntryAction, EntryResult};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -15,6 +18,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 #[derive(Debug, Clone)]
 pub struct ResolverSettings {
     pub upstreams: Upstreams,
+    /// Zones with upstreams of their own.
+    pub zones: Vec<Zone>,
+    /// Doors of this gate: a resolver configuration of the host that names one must not make it ask itself.
+    pub own: Vec<SocketAddr>,
+    /// Addresses that only this gate gives out and that no answer may have.
+    pub synthetic: Vec<IpNet>,
     /// For one attempt with one set of servers; the transport repeats a lost datagram within it.
     pub timeout: Duration,
     /// Attempts after the first.
@@ -41,6 +50,9 @@ impl Default for ResolverSettings {
     fn default() -> Self {
         Self {
             upstreams: Upstreams::system(),
+            zones: Vec::new(),
+            own: Vec::new(),
+            synthetic: Vec::new(),
             timeout: Duration::from_millis(1500),
             attempts: 1,
             deadline: Duration::from_secs(4),
@@ -67,8 +79,6 @@ pub enum ResolveError {
     ServFail,
     #[error("the upstream resolver did not answer in time")]
     Timeout,
-    #[error("no upstream resolver is configured")]
-    NoUpstreams,
 }
 
 impl ResolveError {
@@ -78,7 +88,6 @@ impl ResolveError {
             Self::NoData => "nodata",
             Self::ServFail => "servfail",
             Self::Timeout => "timeout",
-            Self::NoUpstreams => "no_upstreams",
         }
     }
 
@@ -137,17 +146,39 @@ pub struct Resolver {
     /// Both families joined, so that a dial costs one look-up and an `Arc`.
     joined: Cache<HostName, Arc<Addresses>>,
     in_flight: Semaphore,
+    /// Grows when other servers are asked: what older ones said is not remembered then.
+    generation: AtomicU64,
 }
 
 impl Resolver {
-    pub fn new(settings: ResolverSettings) -> Result<Self, ResolveError> {
+    pub fn new(settings: ResolverSettings) -> Result<Self, UpstreamsError> {
+        let ResolverSettings { upstreams, zones, own, timeout, attempts, .. } = &settings;
         Ok(Self {
-            ask: Ask::new(settings.upstreams.clone(), settings.timeout, settings.attempts)?,
+            ask: Ask::new(upstreams, zones, own, *timeout, *attempts)?,
+            generation: AtomicU64::new(0),
             known: Cache::new(settings.cache_entries),
             joined: Cache::new(settings.cache_entries),
             in_flight: Semaphore::new(settings.in_flight),
             settings,
         })
+    }
+
+    /// Follows the resolver configuration of the host for as long as it is polled; ends at once where none is used.
+    /// The next question goes to the new servers, also for a name whose answer was remembered.
+    pub async fn follow(&self, tell: impl Fn(&Followed)) {
+        let files = self.ask.files();
+        while !files.is_empty() {
+            let watch = Watch::new(&files);
+            for news in self.ask.follow() {
+                if matches!(news, Followed::Servers { .. }) {
+                    // Other servers may see other zones.
+                    self.generation.fetch_add(1, Ordering::Relaxed);
+                    self.clear();
+                }
+                tell(&news);
+            }
+            watch.changed().await;
+        }
     }
 
     /// Every address of a name. Both families are asked at once; when one has answered, the other gets a short grace.
@@ -157,9 +188,12 @@ impl Resolver {
         {
             return Ok(joined);
         }
+        let generation = self.generation.load(Ordering::Relaxed);
         let (v4, v6) = self.both(name).await;
         let joined = Arc::new(join(v4, v6, self.settings.min_ttl)?);
-        self.joined.insert(name.clone(), joined.clone());
+        if generation == self.generation.load(Ordering::Relaxed) {
+            self.joined.insert(name.clone(), joined.clone());
+        }
         Ok(joined)
     }
 
@@ -179,7 +213,11 @@ impl Resolver {
                 return Err(ResolveError::Timeout);
             }
         };
-        let known = self.ask_upstream(name, family).await;
+        let generation = self.generation.load(Ordering::Relaxed);
+        let mut known = self.ask_upstream(name, family).await;
+        if generation != self.generation.load(Ordering::Relaxed) {
+            known.until = Instant::now();
+        }
         let result = known.result.clone();
         // An entry that was replaced meanwhile is no harm: this caller has its answer.
         let _ = guard.insert(known);
@@ -220,10 +258,6 @@ impl Resolver {
     }
 
     async fn ask_upstream(&self, name: &HostName, family: Family) -> Known {
-        if self.ask.follow() {
-            // Other servers may see other zones; what the old ones said no longer counts.
-            self.clear();
-        }
         let asked = async {
             let _permit = self.in_flight.acquire().await;
             self.ask.addresses(name, family).await
@@ -233,6 +267,7 @@ impl Resolver {
         let now = Instant::now();
         match result {
             Ok((mut answer, ttl)) => {
+                answer.addresses.retain(|ip| !self.settings.synthetic.iter().any(|net| net.contains(ip)));
                 answer.valid_until = now + ttl.clamp(self.settings.min_ttl, self.settings.max_ttl);
                 Known { until: answer.valid_until, result: Ok(Arc::new(answer)) }
             }

@@ -6,6 +6,7 @@ use crate::base::{ClientAddr, HostName};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How a question came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,8 +61,10 @@ pub enum Outcome {
     Allowed,
     /// Addresses were given.
     Answered,
-    /// The name has no usable record of this type: nothing upstream, or NXDOMAIN there.
+    /// The name has no record of this type.
     Empty,
+    /// NXDOMAIN, from upstream.
+    NoSuchName,
     /// Every address of the name was refused by the guard.
     AddrBlocked,
     /// The name is allowed, the type is not.
@@ -103,6 +106,8 @@ pub struct Answered<'a> {
     pub chain: &'a [Arc<str>],
     /// Seconds, as sent.
     pub ttl: u32,
+    /// From the question's arrival to its answer.
+    pub duration: Duration,
 }
 
 /// Writes down decisions and ends. Called from the answering path: it must not block.

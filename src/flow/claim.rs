@@ -5,8 +5,8 @@ use crate::base::{Authority, AuthorityError, Host, HostNameError, Proto, Scheme}
 use crate::codec::h1::RequestHead;
 use crate::pipeline::{Asked, Rejected};
 use crate::policy::{Reason, Refusal};
-use http::header::{CONTENT_LENGTH, EXPECT, HOST};
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 /// What a connection has bound before any request on it.
 #[derive(Debug, Clone)]
@@ -14,22 +14,24 @@ pub(super) struct Connection {
     pub(super) scheme: Scheme,
     /// From CONNECT, SNI or an address rule. Without TLS a transparent connection binds no name.
     pub(super) host: Option<Host>,
+    /// The name that its virtual address stands for, where a request states none.
+    pub(super) leased: Option<Host>,
     /// The target's port always binds.
     pub(super) port: u16,
 }
 
 /// A request of the explicit door.
 pub(super) enum Explicit {
-    Request(Asked),
+    Request(Box<Asked>),
     Connect { host: Host, port: u16 },
 }
 
 type No = (Reason, StatusCode, String);
 
 /// A request of a transparent connection, or inside CONNECT, over HTTP/1.
-pub(super) fn h1(head: RequestHead, connection: &Connection) -> Result<Asked, Box<Rejected>> {
+pub(super) fn h1(head: RequestHead, connection: &Connection) -> Result<Box<Asked>, Box<Rejected>> {
     match reconcile(&head, connection) {
-        Ok((host, target)) => Ok(Asked {
+        Ok((host, target)) => Ok(Box::new(Asked {
             scheme: connection.scheme,
             host,
             port: connection.port,
@@ -38,7 +40,7 @@ pub(super) fn h1(head: RequestHead, connection: &Connection) -> Result<Asked, Bo
             headers: head.headers,
             proto: Proto::H1,
             dst_mismatch: false,
-        }),
+        })),
         Err(no) => Err(rejected_h1(&head, connection.scheme, no)),
     }
 }
@@ -75,7 +77,7 @@ fn reconcile(head: &RequestHead, connection: &Connection) -> Result<(Host, Optio
     let authority = match (uri, stated) {
         (Some(uri), _) => uri,
         (None, Some(text)) => parse(text)?,
-        (None, None) => match &connection.host {
+        (None, None) => match connection.host.as_ref().or(connection.leased.as_ref()) {
             Some(host) => return Ok((host.clone(), target)),
             None => {
                 let detail = "an HTTP/1.0 request without a name".to_owned();
@@ -91,7 +93,7 @@ fn reconcile(head: &RequestHead, connection: &Connection) -> Result<(Host, Optio
 pub(super) fn explicit(head: RequestHead) -> Result<Explicit, Box<Rejected>> {
     match explicit_parts(&head) {
         Ok(Parts::Connect(host, port)) => Ok(Explicit::Connect { host, port }),
-        Ok(Parts::Absolute(host, port, target)) => Ok(Explicit::Request(Asked {
+        Ok(Parts::Absolute(host, port, target)) => Ok(Explicit::Request(Box::new(Asked {
             scheme: Scheme::Http,
             host,
             port,
@@ -100,7 +102,7 @@ pub(super) fn explicit(head: RequestHead) -> Result<Explicit, Box<Rejected>> {
             headers: head.headers,
             proto: Proto::H1,
             dst_mismatch: false,
-        })),
+        }))),
         Err(no) => Err(rejected_h1(&head, Scheme::Http, no)),
     }
 }
@@ -143,7 +145,7 @@ pub(super) fn h2(
     parts: http::request::Parts,
     connection: &Connection,
     fields: usize,
-) -> Result<Asked, Box<Rejected>> {
+) -> Result<Box<Asked>, Box<Rejected>> {
     match reconcile_h2(&parts, connection, fields) {
         Ok(host) => {
             let target = parts.uri.path_and_query().map_or_else(String::new, |p| p.as_str().to_owned());
@@ -152,7 +154,8 @@ pub(super) fn h2(
             headers.remove(CONTENT_LENGTH);
             headers.remove(EXPECT);
             headers.remove(HOST);
-            Ok(Asked {
+            join_cookies(&mut headers);
+            Ok(Box::new(Asked {
                 scheme: connection.scheme,
                 host,
                 port: connection.port,
@@ -161,7 +164,7 @@ pub(super) fn h2(
                 headers,
                 proto: Proto::H2,
                 dst_mismatch: false,
-            })
+            }))
         }
         Err((reason, status, detail)) => Err(Box::new(Rejected {
             refusal: Refusal::new(reason, detail),
@@ -172,6 +175,18 @@ pub(super) fn h2(
             scheme: connection.scheme,
             proto: Proto::H2,
         })),
+    }
+}
+
+/// Cookies that HTTP/2 carries in pieces are one field in every other form (RFC 9113 section 8.2.3), and are judged as
+/// one.
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
     }
 }
 

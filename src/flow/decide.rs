@@ -6,6 +6,7 @@ use super::claim::Connection;
 use super::registry::Ticket;
 use super::sniff::{FirstBytes, Sniffed};
 use crate::base::{Host, OriginalDst, Scheme};
+use crate::dns::Leased;
 use crate::pipeline::{self, Facts, Flow};
 use crate::policy::{ConnectVerdict, MintRight, Reason, Refusal, TunnelPermit};
 use crate::tls::{Alert, HelloError, Opening, Sni};
@@ -69,14 +70,25 @@ pub(super) enum How {
     Page(Box<Opening>, Connection),
 }
 
+/// Of a virtual address.
+const NO_NAME: &str =
+    "no name is stated, and this virtual address stands for none: expired, or of an earlier run";
+
 /// A connection of the transparent door.
 pub(super) async fn connection(gate: &Arc<Gate>, sniffed: Sniffed) -> Option<Decided> {
     let Sniffed { stream, flow, ticket, target, first, ahead } = sniffed;
+    let (ip, port) = (target.0.ip().to_canonical(), target.0.port());
+    let leased = gate.leases.leased(gate.registry.client_number(&flow.client_name), ip);
     if let FirstBytes::Unread = first {
-        return Some(unread(gate, stream, flow, ticket, target));
+        return Some(unread(stream, flow, ticket, leased, target));
     }
-    let port = target.0.port();
-    Some(first_bytes(Bound { stream, ahead, flow, ticket, port, named: None, target: Some(target) }, first))
+    let literal = match leased {
+        Leased::Virtual(name) => Some(Host::Name(name)),
+        Leased::Expired => None,
+        // What a real address was told for says nothing: many names share one.
+        Leased::Unknown | Leased::Name(_) | Leased::Several => Some(Host::Ip(ip)),
+    };
+    Some(first_bytes(Bound { stream, ahead, flow, ticket, port, named: None, literal }, first))
 }
 
 /// A connection whose first bytes are known, with the name that CONNECT gave it, if that is how it came.
@@ -87,7 +99,8 @@ pub(super) struct Bound {
     pub(super) ticket: Ticket,
     pub(super) port: u16,
     pub(super) named: Option<Host>,
-    pub(super) target: Option<OriginalDst>,
+    /// What the address that was dialled stands for where no name is stated: itself, or the name of a virtual one.
+    pub(super) literal: Option<Host>,
 }
 
 pub(super) fn first_bytes(bound: Bound, first: FirstBytes) -> Decided {
@@ -95,8 +108,9 @@ pub(super) fn first_bytes(bound: Bound, first: FirstBytes) -> Decided {
         FirstBytes::Tls(opening) => tls(bound, opening),
         FirstBytes::BadTls(error) => bad_tls(bound, &error),
         FirstBytes::Http if bound.port != 443 => {
-            let Bound { stream, ahead, flow, ticket, port, named, .. } = bound;
-            let connection = Connection { scheme: Scheme::Http, host: named, port };
+            let Bound { stream, ahead, flow, ticket, port, named, literal } = bound;
+            let leased = literal.filter(|host| host.name().is_some());
+            let connection = Connection { scheme: Scheme::Http, host: named, leased, port };
             Decided::Plain(Plain { stream, ahead, flow, ticket, connection })
         }
         FirstBytes::Http => {
@@ -130,8 +144,7 @@ fn tls(mut bound: Bound, opening: Box<Opening>) -> Decided {
             );
         }
     };
-    let literal = bound.target.map(|target| Host::Ip(target.0.ip().to_canonical()));
-    let host = match (&bound.named, sni, literal) {
+    let host = match (&bound.named, sni, bound.literal.clone()) {
         (Some(named), Some(sni), _) if *named != sni => {
             let detail = format!("CONNECT names {named}, the ClientHello {sni}");
             let alert = Alert::UnrecognizedName.record().to_vec();
@@ -139,7 +152,7 @@ fn tls(mut bound: Bound, opening: Box<Opening>) -> Decided {
         }
         (Some(named), _, _) => named.clone(),
         // An address in the SNI is only believed where it is the address that was dialled.
-        (None, Some(Host::Ip(stated)), Some(Host::Ip(dialled))) if stated != dialled => {
+        (None, Some(Host::Ip(stated)), dialled) if dialled != Some(Host::Ip(stated)) => {
             let alert = Alert::UnrecognizedName.record().to_vec();
             return refused_by(
                 bound,
@@ -151,14 +164,15 @@ fn tls(mut bound: Bound, opening: Box<Opening>) -> Decided {
         }
         (None, Some(sni), _) => sni,
         (None, None, Some(literal)) => literal,
-        (None, None, None) => return refused(bound, "tls", Reason::NoAuthority, "no name and no address"),
+        (None, None, None) => return refused(bound, "tls", Reason::NoAuthority, NO_NAME),
     };
     named_tls(bound, opening, host)
 }
 
 fn named_tls(bound: Bound, opening: Box<Opening>, host: Host) -> Decided {
     bound.ticket.named(host.to_string());
-    let connection = Connection { scheme: Scheme::Https, host: Some(host.clone()), port: bound.port };
+    let connection =
+        Connection { scheme: Scheme::Https, host: Some(host.clone()), leased: None, port: bound.port };
     let snapshot = bound.flow.shared.snapshot.load_full();
     let ours = pipeline::not_ourselves(&bound.flow, &host);
     let verdict = match ours.and_then(|()| bound.flow.client_in(&snapshot)) {
@@ -193,18 +207,28 @@ fn named_tls(bound: Bound, opening: Box<Opening>, host: Host) -> Decided {
 }
 
 /// A port that a rule opens for raw TCP: the lease is the identity, and an ambiguous one is refused.
-fn unread(gate: &Arc<Gate>, stream: TcpStream, flow: Flow, ticket: Ticket, target: OriginalDst) -> Decided {
-    let (ip, port) = (target.0.ip().to_canonical(), target.0.port());
-    let names = gate.leases.names(gate.registry.client_number(&flow.client_name), ip);
+fn unread(
+    stream: TcpStream,
+    flow: Flow,
+    ticket: Ticket,
+    leased: Leased,
+    OriginalDst(target): OriginalDst,
+) -> Decided {
+    let (ip, port) = (target.ip().to_canonical(), target.port());
     let snapshot = flow.shared.snapshot.load_full();
-    let host = match names.as_slice() {
-        [] => Host::Ip(ip),
-        [name] => Host::Name(name.clone()),
-        [..] => {
-            let refusal = Refusal::new(Reason::NoAuthority, "this address was given for more than one name");
-            let facts = facts(&Host::Ip(ip), port, "tcp", Some(Scheme::Tcp));
-            return Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how: How::Reset });
-        }
+    let no_name = match leased {
+        Leased::Several => Some("this address was given for more than one name"),
+        Leased::Expired => Some(NO_NAME),
+        Leased::Unknown | Leased::Name(_) | Leased::Virtual(_) => None,
+    };
+    if let Some(detail) = no_name {
+        let refusal = Refusal::new(Reason::NoAuthority, detail);
+        let facts = facts(&Host::Ip(ip), port, "tcp", Some(Scheme::Tcp));
+        return Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how: How::Reset });
+    }
+    let host = match leased {
+        Leased::Name(name) | Leased::Virtual(name) => Host::Name(name),
+        Leased::Unknown | Leased::Several | Leased::Expired => Host::Ip(ip),
     };
     ticket.named(host.to_string());
     let facts = facts(&host, port, "tcp", Some(Scheme::Tcp));

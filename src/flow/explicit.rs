@@ -10,7 +10,7 @@ use super::target::Identified;
 use super::{Gate, carry_out};
 use crate::base::{Host, Scheme};
 use crate::codec::Body;
-use crate::codec::h1::{Framing, Reader, encode_response, write_message};
+use crate::codec::h1::{Framing, Reader, encode_response, write_head};
 use crate::pipeline::{self, Asked, Facts, Flow, Rejected, Reply};
 use crate::policy::Refusal;
 use bytes::BytesMut;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 /// What the door itself binds: nothing but clear text.
-const UNBOUND: Connection = Connection { scheme: Scheme::Http, host: None, port: 80 };
+const UNBOUND: Connection = Connection { scheme: Scheme::Http, host: None, leased: None, port: 80 };
 
 pub(super) async fn serve(gate: &Arc<Gate>, identified: Identified) {
     let Identified { stream, flow, ticket } = identified;
@@ -54,7 +54,7 @@ pub(super) async fn serve(gate: &Arc<Gate>, identified: Identified) {
     }
 }
 
-async fn answer(flow: Arc<Flow>, claimed: Result<Asked, Box<Rejected>>, body: Body) -> Reply {
+async fn answer(flow: Arc<Flow>, claimed: Result<Box<Asked>, Box<Rejected>>, body: Body) -> Reply {
     match claimed {
         Ok(asked) => pipeline::exchange(&flow, asked, body).await,
         Err(rejected) => pipeline::reject(&flow, *rejected, !body.is_end_stream()).await,
@@ -77,10 +77,7 @@ async fn connect(
     let Client { reader, mut writer, .. } = connection;
     let mut head = BytesMut::new();
     encode_response(&mut head, StatusCode::OK, &HeaderMap::new(), Framing::UntilClose, None, false);
-    if write_message(&mut writer, head, &mut Body::Empty, Framing::None, gate.settings.write_stall)
-        .await
-        .is_err()
-    {
+    if write_head(&mut writer, head, gate.settings.write_stall).await.is_err() {
         return;
     }
     let (ahead, read) = reader.into_parts();
@@ -88,7 +85,7 @@ async fn connect(
     // The flow's only other holder was the loop that called us.
     let Ok(flow) = Arc::try_unwrap(flow) else { return };
     if sniff::is_raw(&flow, port) {
-        return raw_tcp(gate, Bound { stream, ahead, flow, ticket, port, named: Some(host), target: None })
+        return raw_tcp(gate, Bound { stream, ahead, flow, ticket, port, named: Some(host), literal: None })
             .await;
     }
     let authority = format!("{host}:{port}");
@@ -96,7 +93,7 @@ async fn connect(
     else {
         return;
     };
-    let bound = Bound { stream, ahead, flow, ticket, port, named: Some(host), target: None };
+    let bound = Bound { stream, ahead, flow, ticket, port, named: Some(host), literal: None };
     carry_out(gate, Some(decide::first_bytes(bound, first))).await;
 }
 

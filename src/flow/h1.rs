@@ -57,7 +57,7 @@ impl Service {
         }
     }
 
-    pub(super) async fn answer(&self, claimed: Result<Asked, Box<Rejected>>, body: Body) -> Reply {
+    pub(super) async fn answer(&self, claimed: Result<Box<Asked>, Box<Rejected>>, body: Body) -> Reply {
         let unread = !body.is_end_stream();
         if let Some(refusal) = &self.page {
             let mut reply = pipeline::refusal_page(refusal, &claimed, unread);
@@ -69,7 +69,7 @@ impl Service {
                 asked.dst_mismatch = self.went_elsewhere(&asked);
                 pipeline::exchange(&self.flow, asked, body).await
             }
-            Err(rejected) => pipeline::reject(&self.flow, *rejected, unread).await,
+            Err(rejected) => Box::pin(pipeline::reject(&self.flow, *rejected, unread)).await,
         }
     }
 }
@@ -165,7 +165,8 @@ pub(super) async fn next_head<R: AsyncRead + Unpin>(
             Err(_) if first => return Next::Late,
             Err(_) => return Next::End,
         },
-        () = drain.signalled() => return Next::End,
+        // Who has not asked for anything yet was let in for one request at least.
+        () = async { if first { drain.last_call().await } else { drain.signalled().await } } => return Next::End,
     }
     match tokio::time::timeout(settings.head, reader.request(&settings.head_limits)).await {
         Ok(Ok(Some(head))) => Next::Head(Box::new(head)),
@@ -210,8 +211,8 @@ pub(super) async fn turn<IO, Answering>(
     gate: &Arc<Gate>,
     connection: Client<IO>,
     shape: Shape,
-    claimed: Result<Asked, Box<Rejected>>,
-    answer: impl FnOnce(Result<Asked, Box<Rejected>>, Body) -> Answering,
+    claimed: Result<Box<Asked>, Box<Rejected>>,
+    answer: impl FnOnce(Result<Box<Asked>, Box<Rejected>>, Body) -> Answering,
 ) -> Option<Client<IO>>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -239,10 +240,9 @@ where
     let Reply { response, stated_length, close, switched } = reply;
     let (parts, mut body) = response.into_parts();
     if let Some(switched) = switched {
-        return switch(gate, holder, writer, &parts, switched).await;
+        return Box::pin(switch(gate, holder, writer, &parts, *switched)).await;
     }
-    let mut close =
-        close || shape.persistence == Persistence::Close || gate.tasks.drain_signal().is_signalled();
+    let mut close = close || shape.persistence == Persistence::Close || gate.tasks.is_draining();
     // An answer before the end of its request: the client may go on with the body, or not. Nothing can follow it.
     close |= holder.is_unfinished();
     let mut framing = if head_only { Framing::None } else { framing_of(&body) };

@@ -4,6 +4,8 @@ use super::claim;
 use super::h1::Service;
 use super::{Gate, Settings};
 use crate::codec::{Body, BodyError, Pace, Paced};
+use crate::pipeline::{Asked, Rejected};
+use crate::rt::Lazily;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
@@ -18,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_rustls::server::TlsStream;
 
 /// A peer that does not answer a ping for this long is gone.
@@ -32,10 +35,13 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, servic
     let pace = Pace { patience: settings.body_patience, bytes_per_second: settings.body_rate };
     let answer = {
         let streams = streams.clone();
-        service_fn(move |request| {
+        service_fn(move |request: Request<Incoming>| {
             let busy = Busy::begin(&streams);
+            let (parts, body) = request.into_parts();
+            let body = if body.is_end_stream() { Body::Empty } else { Body::stream(Paced::new(body, pace)) };
+            let claimed = claim::h2(parts, &service.connection, fields);
             // Boxed: hyper moves this future several times on its way into a task.
-            Box::pin(answer(service.clone(), request, fields, pace, busy))
+            Box::pin(answer(service.clone(), claimed, body, busy))
         })
     };
     let connection = Builder::new(gate.tasks.clone())
@@ -48,14 +54,19 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, servic
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING)
         .serve_connection(TokioIo::new(stream), answer);
-    let mut connection = pin!(connection);
+    let mut connection = pin!(Lazily::new(connection));
     let mut drain = gate.tasks.drain_signal();
     tokio::select! {
         ended = connection.as_mut() => return log_end(ended),
-        () = drain.signalled() => {}
+        () = drain.signalled() => {
+            // Open streams have the time of the drain, which ends them.
+            connection.as_mut().inner().graceful_shutdown();
+            return log_end(connection.await);
+        }
+        () = streams.over.notified() => {}
         () = idle(settings, &streams) => {}
     }
-    connection.as_mut().graceful_shutdown();
+    connection.as_mut().inner().graceful_shutdown();
     if let Ok(ended) = tokio::time::timeout(settings.drain_time, connection).await {
         log_end(ended);
     }
@@ -95,6 +106,8 @@ struct Streams {
     open: AtomicU64,
     /// Of the open ones, those that wait for us or for the upstream side.
     waiting: AtomicU64,
+    /// Told when the connection was refused and its page has been given.
+    over: Notify,
 }
 
 /// Counts a stream as open from its head to the last of its answer.
@@ -133,16 +146,15 @@ impl Drop for Busy {
 
 async fn answer(
     service: Arc<Service>,
-    request: Request<Incoming>,
-    fields: usize,
-    pace: Pace,
+    claimed: Result<Box<Asked>, Box<Rejected>>,
+    body: Body,
     mut busy: Busy,
 ) -> Result<Response<Body>, Infallible> {
-    let (parts, incoming) = request.into_parts();
-    let body = if incoming.is_end_stream() { Body::Empty } else { Body::stream(Paced::new(incoming, pace)) };
-    let claimed = claim::h2(parts, &service.connection, fields);
     let head_length = claimed.as_ref().is_ok_and(|asked| asked.method == http::Method::HEAD);
     let reply = service.answer(claimed, body).await;
+    if service.page.is_some() {
+        busy.streams.over.notify_one();
+    }
     let mut response = reply.response;
     if let (true, Some(length)) = (head_length, reply.stated_length) {
         response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());

@@ -2,11 +2,13 @@
 
 use super::decide::Intercepted;
 use super::h1::Service;
-use super::{Gate, h1, h2};
+use super::{Gate, h1, h2, refuse};
 use crate::audit::{Event, Text};
+use crate::policy::{Reason, Refusal};
 use crate::tls::terminate;
 use std::sync::Arc;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 pub(super) async fn serve(gate: &Arc<Gate>, intercepted: Intercepted) {
@@ -24,6 +26,16 @@ async fn handshake(
     intercepted: Intercepted,
 ) -> Option<(TlsStream<TcpStream>, Arc<Service>)> {
     let Intercepted { stream, opening, flow, ticket, connection, mint, page } = intercepted;
+    let may_mint = || gate.mints.allow(gate.registry.client_number(&flow.client_name), Instant::now());
+    if !gate.minter.holds(mint.host()) && !may_mint() {
+        // A page's refusal has its record already.
+        if page.is_none() {
+            let refusal = Refusal::new(Reason::Limit, "the client has asked for as many new names as it may");
+            refuse::connection(&flow, mint.host().to_string(), "tls", &refusal).await;
+        }
+        refuse::reset(stream);
+        return None;
+    }
     let config = match gate.minter.server_config(mint.host()) {
         Ok(config) => config,
         Err(error) => {

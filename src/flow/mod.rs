@@ -27,7 +27,7 @@ pub use registry::{FlowInfo, Registry};
 pub use settings::Settings;
 
 use crate::base::Door;
-use crate::dns::Leases;
+use crate::dns::{Leases, Rate};
 use crate::net::{Accepted, OwnAddresses};
 use crate::pipeline::Shared;
 use crate::rt::Tasks;
@@ -42,6 +42,8 @@ pub struct Gate {
     pub own: Arc<OwnAddresses>,
     pub leases: Arc<Leases>,
     pub registry: Arc<Registry>,
+    /// New names that each client may have certificates minted for, by its number.
+    pub mints: Rate<u16>,
     pub tasks: Tasks,
     pub settings: Settings,
 }
@@ -58,8 +60,8 @@ pub async fn serve(gate: Arc<Gate>, accepted: Accepted, door: Door) {
             let Some(identified) = target::explicit(&gate, accepted, number).await else { return };
             Box::pin(explicit::serve(&gate, identified)).await;
         }
-        // Questions are not connections; `dns` answers them.
-        Door::Dns => {}
+        // Datagrams are not connections; `dns` and `quic` answer them.
+        Door::Dns | Door::Quic => {}
     }
 }
 

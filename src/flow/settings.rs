@@ -26,12 +26,17 @@ pub struct Settings {
     pub flows_per_client: usize,
     /// Open connections altogether.
     pub flows_total: usize,
+    /// Certificates for new names that a client may cause, on average and at once.
+    pub leaves_per_second: u32,
+    pub leaves_burst: u32,
     /// Streams of one HTTP/2 connection.
     pub h2_streams: u32,
     pub h2_stream_window: u32,
     pub h2_connection_window: u32,
     /// Silence on a tunnel before it is closed.
     pub tunnel_idle: Duration,
+    /// How long open flows may go on after SIGTERM: most answers end sooner, and a restart must not take for ever.
+    pub stop: Duration,
 }
 
 impl Default for Settings {
@@ -47,10 +52,13 @@ impl Default for Settings {
             head_limits: HeadLimits { bytes: 64 * 1024, fields: 100 },
             flows_per_client: 2048,
             flows_total: 16384,
+            leaves_per_second: 100,
+            leaves_burst: 1000,
             h2_streams: 128,
             h2_stream_window: 256 * 1024,
             h2_connection_window: 1024 * 1024,
             tunnel_idle: Duration::from_secs(3600),
+            stop: Duration::from_secs(10),
         }
     }
 }

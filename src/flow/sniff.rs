@@ -60,7 +60,14 @@ pub(super) async fn in_time(
     mut ahead: BytesMut,
     authority: String,
 ) -> Option<(TcpStream, FirstBytes, Bytes)> {
-    match tokio::time::timeout(gate.settings.hello, classify(&mut stream, &mut ahead)).await {
+    let mut drain = gate.tasks.drain_signal();
+    let classified = tokio::select! {
+        biased;
+        classified = tokio::time::timeout(gate.settings.hello, classify(&mut stream, &mut ahead)) => classified,
+        // A daemon that stops has nothing to say to somebody who said nothing.
+        () = drain.last_call() => Ok(None),
+    };
+    match classified {
         Ok(Some(first)) => Some((stream, first, ahead.freeze())),
         // Closed without a word: a connection pool warming up, or a port probe. Nothing was asked, nothing is decided.
         Ok(None) if ahead.is_empty() => None,

@@ -30,7 +30,7 @@ pub(super) struct Targeted {
 }
 
 pub(super) async fn transparent(gate: &Arc<Gate>, accepted: Accepted, number: u64) -> Option<Targeted> {
-    let target = match net::original_dst(&accepted.stream, &gate.own) {
+    let target = match net::original_dst(&accepted.stream, accepted.delivery, &gate.own) {
         Ok(target) => target,
         Err(error) => {
             let reason = match error {
@@ -66,9 +66,8 @@ async fn identify(
     let snapshot = gate.shared.snapshot.load_full();
     let source = canonical(accepted.client.0);
     let door = if target.is_some() { Door::Transparent } else { Door::Explicit };
-    let Some(client) = snapshot.client(accepted.interface.as_deref(), source.ip()) else {
-        let interface = accepted.interface.as_deref().unwrap_or("an unknown interface");
-        let detail = format!("no client has this source on {interface}");
+    let Some(client) = snapshot.client_of(&accepted.ingress, source.ip()) else {
+        let detail = format!("no client has this source on {}", accepted.ingress.shown());
         turn_away(gate, accepted, number, door, target, Refusal::new(Reason::UnknownClient, detail)).await;
         return None;
     };
@@ -95,7 +94,7 @@ async fn identify(
         exchanges: AtomicU32::new(0),
         snapshot,
         client,
-        interface: accepted.interface,
+        ingress: accepted.ingress,
         client_name,
         source,
         door,

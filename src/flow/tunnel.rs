@@ -1,5 +1,5 @@
-//! Bytes relayed unread between a client and the one place its rule names. Counted, ended by long silence, by a drain,
-//! or by a policy that no longer allows it.
+//! Bytes relayed unread between a client and the one place its rule names. Counted, ended by long silence, by a policy
+//! that no longer allows it, or when a daemon that stops has waited long enough.
 
 use super::Gate;
 use super::decide::Tunnelled;
@@ -8,7 +8,7 @@ use crate::base::Scheme;
 use crate::net;
 use crate::pipeline::{self, Ending, Outcome};
 use crate::policy::{ConnectVerdict, Reason, TunnelPermit};
-use crate::upstream::UpstreamError;
+use crate::upstream::{Opened, UpstreamError};
 use bytes::{Buf, Bytes};
 use std::io;
 use std::pin::pin;
@@ -37,18 +37,18 @@ pub(super) async fn serve(gate: &Arc<Gate>, tunnelled: Tunnelled) {
     let Ok(ending) = pipeline::decide(&flow, &snapshot, &facts, "tunnel", &rule).await else {
         return refuse::reset(stream);
     };
-    let upstream = match flow.shared.upstream.tunnel(&permit).await {
-        Ok((upstream, address)) => {
-            ending.tunnelled_to(address);
-            upstream
+    let (upstream, first) = match flow.shared.upstream.tunnel(&permit).await {
+        Ok(Opened { wire, ahead, reached }) => {
+            ending.tunnelled_to(reached);
+            (wire, ahead)
         }
         Err(error) => {
             ending.finish(Outcome::Failed, Some(error.reason()), Some(error.to_string()));
             return net::reset(stream);
         }
     };
-    let still = || allowed_still(&flow, &permit);
-    relay(gate, stream, upstream, (ahead, Bytes::new()), &ending, still).await;
+    let still = || if allowed_still(&flow, &permit) { Ok(()) } else { Err(Reason::Reload) };
+    relay(gate, stream, upstream, (ahead, first), &ending, still).await;
 }
 
 /// Whether the policy of this moment would permit the tunnel again.
@@ -75,7 +75,7 @@ pub(super) async fn relay(
     upstream: impl AsyncRead + AsyncWrite + Unpin,
     first: (Bytes, Bytes),
     ending: &Arc<Ending>,
-    allowed: impl FnMut() -> bool,
+    holds: impl FnMut() -> Result<(), Reason>,
 ) {
     let (client_read, client_write) = tokio::io::split(client);
     let (upstream_read, upstream_write) = tokio::io::split(upstream);
@@ -88,13 +88,11 @@ pub(super) async fn relay(
         ending.count_down(n);
         moved.fetch_add(n, Ordering::Relaxed);
     });
-    let mut drain = gate.tasks.drain_signal();
     tokio::select! {
         ended = both_ways(up, down) => {
             ending.finish(Outcome::Done, None, ended.err().map(|error| error.to_string()));
         }
-        reason = watch(gate, &moved, allowed) => ending.finish(Outcome::Blocked, Some(reason), None),
-        () = drain.signalled() => ending.finish(Outcome::Abandoned, Some(Reason::Shutdown), None),
+        reason = watch(gate, &moved, holds) => ending.finish(Outcome::of_lost(reason), Some(reason), None),
     }
 }
 
@@ -127,12 +125,15 @@ async fn after(first: io::Result<()>, rest: impl Future<Output = io::Result<()>>
 /// How often an open tunnel is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
-async fn watch(gate: &Arc<Gate>, moved: &AtomicU64, mut allowed: impl FnMut() -> bool) -> Reason {
+async fn watch(gate: &Gate, moved: &AtomicU64, mut holds: impl FnMut() -> Result<(), Reason>) -> Reason {
     let (mut seen, mut quiet) = (0, Duration::ZERO);
     loop {
         tokio::time::sleep(WATCH).await;
-        if !allowed() {
-            return Reason::Reload;
+        if gate.shared.drain.is_over() {
+            return Reason::Shutdown;
+        }
+        if let Err(reason) = holds() {
+            return reason;
         }
         let now = moved.load(Ordering::Relaxed);
         quiet = if now == seen { quiet + WATCH } else { Duration::ZERO };

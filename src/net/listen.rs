@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::TcpStream;
 
 use super::holder::holder;
+use super::incoming;
 use super::own::OwnAddresses;
-use crate::base::ClientAddr;
+use crate::base::{ClientAddr, Ingress};
 
 /// Connections that may wait for `accept`; the kernel takes the smaller of this and `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -52,6 +54,9 @@ impl fmt::Display for BindError {
             Some(Errno::EACCES) => f.write_str(
                 ": a port below net.ipv4.ip_unprivileged_port_start needs CAP_NET_BIND_SERVICE, or take a higher one",
             ),
+            Some(Errno::EPERM) => f.write_str(
+                ": a door that TPROXY delivers to needs CAP_NET_ADMIN at the start, or take `steer.intercept = \"redirect\"`",
+            ),
             Some(Errno::ENODEV) => f.write_str(": there is no such interface"),
             Some(Errno::EAFNOSUPPORT) => f.write_str(": this host has no such address family (is IPv6 switched off?)"),
             _ => write!(f, ": {}", self.source),
@@ -59,11 +64,21 @@ impl fmt::Display for BindError {
     }
 }
 
+/// How connections that were meant for others come to a listener: its one meaning of "original destination".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Rewritten to the listener's address, or sent to it in the first place.
+    Redirected,
+    /// As they were, by TPROXY, to a socket with `IP_TRANSPARENT`.
+    AsItWas,
+}
+
 /// A TCP listener that nobody accepts from yet; the kernel already queues connections.
 pub struct BoundTcp {
     listener: TcpListener,
     address: SocketAddr,
     interface: Option<Arc<str>>,
+    delivery: Delivery,
 }
 
 /// A UDP socket that nobody reads yet.
@@ -84,14 +99,35 @@ pub struct BoundDns {
 /// have the same address; without it the local address tells (see [`OwnAddresses::interface_of`]), and the listener
 /// outlives an interface that is made anew.
 pub fn bind_tcp(address: SocketAddr, interface: Option<&str>) -> Result<BoundTcp, BindError> {
+    bind_listener(address, interface, Delivery::Redirected)
+}
+
+/// Binds a TCP door that TPROXY delivers to: as [`bind_tcp`], but it takes connections to any address. Needs
+/// CAP_NET_ADMIN at this moment only.
+pub fn bind_transparent(address: SocketAddr, interface: Option<&str>) -> Result<BoundTcp, BindError> {
+    bind_listener(address, interface, Delivery::AsItWas)
+}
+
+fn bind_listener(
+    address: SocketAddr,
+    interface: Option<&str>,
+    delivery: Delivery,
+) -> Result<BoundTcp, BindError> {
     let bound = || {
         let socket = bound(address, interface, Type::STREAM, Protocol::TCP)?;
+        if delivery == Delivery::AsItWas {
+            if address.is_ipv6() {
+                socket.set_ip_transparent_v6(true)
+            } else {
+                socket.set_ip_transparent_v4(true)
+            }?;
+        }
         // Accepted connections inherit this, which saves a system call for each.
         socket.set_tcp_nodelay(true)?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from(socket);
         let address = listener.local_addr()?;
-        Ok(BoundTcp { listener, address, interface: interface.map(Arc::from) })
+        Ok(BoundTcp { listener, address, interface: interface.map(Arc::from), delivery })
     };
     bound().map_err(|source| bind_error(address, "TCP", interface, source))
 }
@@ -120,6 +156,42 @@ pub fn bind_dns(address: SocketAddr, interface: Option<&str>) -> Result<BoundDns
             Err(_) => attempts -= 1,
         }
     }
+}
+
+/// A TCP door from a listening socket that somebody else made: a service manager, or a process in another namespace.
+///
+/// # Errors
+/// It is no listening TCP socket.
+pub fn adopt_tcp(socket: OwnedFd, interface: Option<&str>) -> io::Result<BoundTcp> {
+    let socket = Socket::from(socket);
+    if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a listening TCP socket"));
+    }
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    // Who made it has said what it is for: with this, and only with this, TPROXY delivers to it.
+    let v6 = socket.domain()? == Domain::IPV6;
+    let transparent = if v6 { socket.ip_transparent_v6()? } else { socket.ip_transparent_v4()? };
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr()?;
+    let delivery = if transparent { Delivery::AsItWas } else { Delivery::Redirected };
+    Ok(BoundTcp { listener, address, interface: interface.map(Arc::from), delivery })
+}
+
+/// A UDP socket that somebody else bound; as [`adopt_tcp`].
+///
+/// # Errors
+/// It is no bound UDP socket.
+pub fn adopt_udp(socket: OwnedFd, interface: Option<&str>) -> io::Result<BoundUdp> {
+    let socket = Socket::from(socket);
+    if socket.r#type()? != Type::DGRAM {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a UDP socket"));
+    }
+    socket.set_nonblocking(true)?;
+    let _ = socket.set_recv_buffer_size(UDP_BUFFER);
+    let socket = UdpSocket::from(socket);
+    let address = socket.local_addr()?;
+    Ok(BoundUdp { socket, address, interface: interface.map(Arc::from) })
 }
 
 fn bound(address: SocketAddr, interface: Option<&str>, kind: Type, protocol: Protocol) -> io::Result<Socket> {
@@ -151,15 +223,38 @@ fn bind_error(
     BindError { address, protocol, interface: interface.map(Arc::from), holder, source }
 }
 
+impl From<BoundTcp> for OwnedFd {
+    /// To be passed to another process, which adopts it.
+    fn from(bound: BoundTcp) -> Self {
+        bound.listener.into()
+    }
+}
+
+impl From<BoundUdp> for OwnedFd {
+    fn from(bound: BoundUdp) -> Self {
+        bound.socket.into()
+    }
+}
+
 impl BoundTcp {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
+    pub fn delivery(&self) -> Delivery {
+        self.delivery
+    }
+
     /// Gives the socket to the tokio runtime that this is called in.
     pub fn listen(self, own: Arc<OwnAddresses>) -> io::Result<Listener> {
         let inner = tokio::net::TcpListener::from_std(self.listener)?;
-        Ok(Listener { inner, address: self.address, interface: self.interface, own })
+        let ingress = self.interface.map(|name| Ingress::Interface(Some(name)));
+        Ok(Listener { inner, address: self.address, ingress, delivery: self.delivery, own })
+    }
+
+    /// The same for a socket that only one workload reaches: all that comes in there is this.
+    pub fn listen_for(self, ingress: Ingress, own: Arc<OwnAddresses>) -> io::Result<Listener> {
+        Ok(Listener { ingress: Some(ingress), ..self.listen(own)? })
     }
 }
 
@@ -175,9 +270,10 @@ impl BoundUdp {
         self.address
     }
 
-    /// The interface all its datagrams come in on, where that can be told: it is bound to it, or to its address.
-    pub fn interface(&self, own: &OwnAddresses) -> Option<Arc<str>> {
-        self.interface.clone().or_else(|| own.interface_of(self.address))
+    /// Where all its datagrams come in: it is bound to an interface, or to its address. Whose that interface is at a
+    /// moment says [`OwnAddresses::ingress_now`].
+    pub fn ingress(&self, own: &OwnAddresses) -> Ingress {
+        Ingress::Interface(self.interface.clone().or_else(|| own.interface_of(self.address)))
     }
 
     /// Gives the socket to the tokio runtime that this is called in.
@@ -190,7 +286,9 @@ impl BoundUdp {
 pub struct Listener {
     inner: tokio::net::TcpListener,
     address: SocketAddr,
-    interface: Option<Arc<str>>,
+    /// Of all its connections, where that is known beforehand.
+    ingress: Option<Ingress>,
+    delivery: Delivery,
     own: Arc<OwnAddresses>,
 }
 
@@ -199,8 +297,9 @@ pub struct Listener {
 pub struct Accepted {
     pub stream: TcpStream,
     pub client: ClientAddr,
-    /// `None` where the interface cannot be told for sure: a client that is named by interface does not match then.
-    pub interface: Option<Arc<str>>,
+    pub ingress: Ingress,
+    /// How it came to the listener, which says where its original destination stands.
+    pub delivery: Delivery,
 }
 
 impl Listener {
@@ -223,11 +322,17 @@ impl Listener {
                 // accept(2): errors of the connection, not of the listener.
                 Err(_) => continue,
             };
-            let interface = match &self.interface {
-                Some(interface) => Some(interface.clone()),
-                None => stream.local_addr().ok().and_then(|local| self.own.interface_of(local)),
+            let ingress = match &self.ingress {
+                Some(ingress) => ingress.clone(),
+                // The local address is the destination, and says nothing of us.
+                None if self.delivery == Delivery::AsItWas => {
+                    self.own.ingress_on(incoming::interface(&stream, peer.is_ipv6()))
+                }
+                None => {
+                    stream.local_addr().map_or(Ingress::Interface(None), |local| self.own.ingress_of(local))
+                }
             };
-            return Ok(Accepted { stream, client: ClientAddr(peer), interface });
+            return Ok(Accepted { stream, client: ClientAddr(peer), ingress, delivery: self.delivery });
         }
     }
 }
@@ -276,6 +381,22 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_of_the_wrong_kind_is_not_adopted() {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(adopt_tcp(udp.try_clone().unwrap().into(), None).is_err());
+        assert_eq!(
+            adopt_udp(udp.try_clone().unwrap().into(), None).unwrap().address(),
+            udp.local_addr().unwrap()
+        );
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(adopt_udp(tcp.try_clone().unwrap().into(), None).is_err());
+        assert_eq!(
+            adopt_tcp(tcp.try_clone().unwrap().into(), None).unwrap().address(),
+            tcp.local_addr().unwrap()
+        );
+    }
+
+    #[test]
     fn both_halves_of_the_dns_door_have_one_port() {
         let door = bind_dns("127.0.0.1:0".parse().unwrap(), None).unwrap();
         assert_eq!(door.udp.address(), door.tcp.address());
@@ -289,7 +410,7 @@ mod tests {
         let accepted = door.accept().await.unwrap();
         assert!(accepted.stream.nodelay().unwrap() && client.nodelay().unwrap());
         assert_eq!(accepted.client.0, client.local_addr().unwrap());
-        assert_eq!(accepted.interface.as_deref(), Some("lo"));
+        assert_eq!(accepted.ingress, Ingress::Interface(Some("lo".into())));
     }
 
     #[tokio::test]
@@ -308,6 +429,6 @@ mod tests {
         let door = bind_tcp("127.0.0.1:0".parse().unwrap(), None).unwrap().listen(own.clone()).unwrap();
         let _client = crate::net::outbound(door.address()).unwrap().connect(door.address()).await.unwrap();
         let accepted = door.accept().await.unwrap();
-        assert!(crate::net::original_dst(&accepted.stream, &own).is_err());
+        assert!(crate::net::original_dst(&accepted.stream, accepted.delivery, &own).is_err());
     }
 }

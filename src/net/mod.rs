@@ -5,12 +5,16 @@
 //! [`OwnAddresses`] and takes its socket from [`outbound`].
 
 mod holder;
+mod incoming;
 mod listen;
 mod original;
 mod own;
 mod stream;
 
-pub use listen::{Accepted, BindError, BoundDns, BoundTcp, BoundUdp, Listener, bind_dns, bind_tcp, bind_udp};
+pub use listen::{
+    Accepted, BindError, BoundDns, BoundTcp, BoundUdp, Delivery, Listener, adopt_tcp, adopt_udp, bind_dns,
+    bind_tcp, bind_transparent, bind_udp,
+};
 pub use original::{OriginalDstError, original_dst};
-pub use own::OwnAddresses;
+pub use own::{OwnAddresses, addresses_of};
 pub use stream::{outbound, reset};

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use super::listen::Delivery;
 use super::own::OwnAddresses;
 use crate::base::OriginalDst;
 
@@ -20,24 +21,38 @@ pub enum OriginalDstError {
     Loop(SocketAddr),
 }
 
-/// `SO_ORIGINAL_DST` (linux/netfilter_ipv4.h) or `IP6T_SO_ORIGINAL_DST`, by the family of the peer: on a socket for
+/// By the one way in which the connection's listener gets its connections. What TPROXY delivers has its destination as
+/// its own local address. What a redirect delivers tells it by `SO_ORIGINAL_DST` (linux/netfilter_ipv4.h) or `IP6T_SO_ORIGINAL_DST`, by the family of the peer: on a socket for
 /// both families an IPv4 client is known to the IPv4 half of connection tracking only.
 ///
-/// A connection that nothing redirected has its own local address as original destination; that is a loop too.
-pub fn original_dst(stream: &TcpStream, own: &OwnAddresses) -> Result<OriginalDst, OriginalDstError> {
-    let socket = SockRef::from(stream);
+/// A connection that nothing redirected has its own local address as original destination; that is a loop too, as is
+/// any other address of this host.
+pub fn original_dst(
+    stream: &TcpStream,
+    delivery: Delivery,
+    own: &OwnAddresses,
+) -> Result<OriginalDst, OriginalDstError> {
     let local = stream.local_addr().map_err(OriginalDstError::NoDestination)?;
+    let found = match delivery {
+        Delivery::Redirected => redirected_from(stream, local)?,
+        Delivery::AsItWas => canonical(local),
+    };
+    let dialled_us = delivery == Delivery::Redirected && found == canonical(local);
+    if dialled_us || own.contains(found.ip()) {
+        return Err(OriginalDstError::Loop(found));
+    }
+    Ok(OriginalDst(found))
+}
+
+fn redirected_from(stream: &TcpStream, local: SocketAddr) -> Result<SocketAddr, OriginalDstError> {
+    let socket = SockRef::from(stream);
     let found = match local.ip().to_canonical() {
         IpAddr::V4(_) => socket.original_dst_v4(),
         IpAddr::V6(_) => socket.original_dst_v6(),
     };
     let found = found.map_err(OriginalDstError::NoDestination)?;
     let not_inet = || OriginalDstError::NoDestination(io::ErrorKind::InvalidData.into());
-    let found = canonical(found.as_socket().ok_or_else(not_inet)?);
-    if found == canonical(local) || own.contains(found.ip()) {
-        return Err(OriginalDstError::Loop(found));
-    }
-    Ok(OriginalDst(found))
+    Ok(canonical(found.as_socket().ok_or_else(not_inet)?))
 }
 
 /// An IPv4 address in IPv6 clothes is that IPv4 address; scope and flow label say nothing of identity.

@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
+
+use crate::base::Ingress;
 
 /// Reading them takes some 50 µs; an address that is newer than this may be taken for a foreign one.
 const MAX_AGE: Duration = Duration::from_secs(2);
@@ -19,6 +22,8 @@ const MAX_AGE: Duration = Duration::from_secs(2);
 /// Shared by all doors; cheap to ask.
 pub struct OwnAddresses {
     known: ArcSwap<HashMap<IpAddr, Interface>>,
+    /// Interfaces that somebody attached, and whose they are.
+    assigned: ArcSwap<HashMap<Arc<str>, Ingress>>,
     start: Instant,
     /// Milliseconds since `start` of the last look.
     looked: AtomicU64,
@@ -36,7 +41,7 @@ impl OwnAddresses {
     /// The kernel does not tell the addresses.
     pub fn read() -> io::Result<Self> {
         let known = ArcSwap::from_pointee(look()?);
-        Ok(Self { known, start: Instant::now(), looked: AtomicU64::new(0) })
+        Ok(Self { known, assigned: ArcSwap::default(), start: Instant::now(), looked: AtomicU64::new(0) })
     }
 
     /// Is this an address of this host, in whatever form? Loopback and the unspecified address always are.
@@ -47,6 +52,38 @@ impl OwnAddresses {
         }
         self.refresh_if_old();
         self.known.load().contains_key(&address)
+    }
+
+    /// From now on what comes in on these interfaces is what is said here; replaces what was said before.
+    pub fn assign(&self, assigned: HashMap<Arc<str>, Ingress>) {
+        self.refresh();
+        self.assigned.store(Arc::new(assigned));
+    }
+
+    /// The same beside what was said before.
+    pub fn assign_more(&self, more: HashMap<Arc<str>, Ingress>) {
+        let mut all = HashMap::clone(&self.assigned.load());
+        all.extend(more);
+        self.assign(all);
+    }
+
+    /// Where a connection came in, by the local address of its socket.
+    pub fn ingress_of(&self, local: SocketAddr) -> Ingress {
+        self.ingress_on(self.interface_of(local))
+    }
+
+    /// The same where the interface is known.
+    pub fn ingress_on(&self, interface: Option<Arc<str>>) -> Ingress {
+        let assigned = interface.as_ref().and_then(|name| self.assigned.load().get(name).cloned());
+        assigned.unwrap_or(Ingress::Interface(interface))
+    }
+
+    /// The same of what was known of a door when it was opened: its interface may be attached or detached since.
+    pub fn ingress_now(&self, door: &Ingress) -> Ingress {
+        match door {
+            Ingress::Interface(interface) => self.ingress_on(interface.clone()),
+            Ingress::Attached { .. } | Ingress::Detached => door.clone(),
+        }
     }
 
     /// The interface that a connection came in on, by the local address of its socket.
@@ -85,6 +122,26 @@ impl OwnAddresses {
     }
 }
 
+/// The addresses of an interface with their networks, link-local ones left out.
+pub fn addresses_of(interface: &str) -> io::Result<Vec<IpNet>> {
+    let mut found = Vec::new();
+    for entry in getifaddrs()?.filter(|entry| entry.interface_name == interface) {
+        let ip = |storage: Option<nix::sys::socket::SockaddrStorage>| {
+            let storage = storage?;
+            let v4 = storage.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+        };
+        let (Some(address), Some(mask)) = (ip(entry.address), ip(entry.netmask)) else { continue };
+        let link_local = match address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        let network = ipnet::ip_mask_to_prefix(mask).ok().and_then(|bits| IpNet::new(address, bits).ok());
+        found.extend(network.filter(|_| !link_local));
+    }
+    Ok(found)
+}
+
 fn look() -> io::Result<HashMap<IpAddr, Interface>> {
     let mut known = HashMap::new();
     for entry in getifaddrs()? {
@@ -118,5 +175,17 @@ mod tests {
         assert!(!own.contains("93.184.216.34".parse().unwrap()));
         assert_eq!(own.interface_of("127.0.0.1:1".parse().unwrap()).as_deref(), Some("lo"));
         assert_eq!(own.interface_of("93.184.216.34:1".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn an_interface_is_its_clients_from_the_moment_that_it_is_attached() {
+        let own = OwnAddresses::read().unwrap();
+        let door = Ingress::Interface(Some("lo".into()));
+        assert_eq!(own.ingress_now(&door), door);
+        let attached = Ingress::Attached { name: "one".into(), client: "ci".into() };
+        own.assign(HashMap::from([("lo".into(), attached.clone())]));
+        assert_eq!(own.ingress_now(&door), attached);
+        own.assign(HashMap::from([("lo".into(), Ingress::Detached)]));
+        assert_eq!(own.ingress_now(&door), Ingress::Detached);
     }
 }

@@ -15,6 +15,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Sleep;
 
 /// Fields that belong to one connection (RFC 9110 section 7.6.1), and those that would lead the client around the
 /// gate.
@@ -32,7 +34,7 @@ const REMOVED: [HeaderName; 9] = [
 
 pub(super) fn relay(
     flow: &Flow,
-    standing: Standing,
+    standing: Box<Standing>,
     answer: Answer,
     ending: &Arc<Ending>,
 ) -> Result<Reply, Stop> {
@@ -56,13 +58,13 @@ pub(super) fn relay(
         parts.headers.remove(name);
     }
     hooks::on_response(flow, prepared, parts.status, &mut parts.headers)?;
-    let body = redacted(prepared, &mut parts.headers, body, ending)?;
+    let body = redacted(flow, prepared, &mut parts.headers, body, ending)?;
     let body = scan::inbound(flow, prepared, &parts.headers, body, ending)?;
     ending.status(parts.status);
     if let Some((ahead, wire)) = switched {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        let switched = Switched { ahead, wire, ending: ending.clone(), standing };
+        let switched = Box::new(Switched { ahead, wire, ending: ending.clone(), standing });
         let response = Response::from_parts(parts, Body::Empty);
         return Ok(Reply { response, stated_length: None, close: true, switched: Some(switched) });
     }
@@ -107,6 +109,7 @@ fn accepted(prepared: &Prepared, headers: &HeaderMap) -> Result<(), Stop> {
 }
 
 fn redacted(
+    flow: &Flow,
     prepared: &Prepared,
     headers: &mut HeaderMap,
     body: Body,
@@ -140,6 +143,8 @@ fn redacted(
         redactor: redactor.clone(),
         ending: ending.clone(),
         waiting: None,
+        quiet_after: flow.shared.settings.quiet,
+        quiet: None,
     }))
 }
 
@@ -152,9 +157,22 @@ struct Redacted {
     ending: Arc<Ending>,
     /// Trailers that wait behind the last data.
     waiting: Option<Frame<Bytes>>,
+    quiet_after: Duration,
+    quiet: Option<Pin<Box<Sleep>>>,
 }
 
 impl Redacted {
+    /// Nothing comes: the few bytes that may yet be a secret's beginning go on, so that interactive streams never hang.
+    fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<Frame<Bytes>> {
+        let Some(redaction) = self.redaction.as_mut().filter(|redaction| redaction.may_release()) else {
+            return Poll::Pending;
+        };
+        let after = self.quiet_after;
+        let quiet = self.quiet.get_or_insert_with(|| Box::pin(tokio::time::sleep(after)));
+        ready!(quiet.as_mut().poll(cx));
+        Poll::Ready(Frame::data(redaction.release_quiet()))
+    }
+
     fn end(&mut self) -> Option<Frame<Bytes>> {
         let mut redaction = self.redaction.take()?;
         let rest = redaction.finish();
@@ -178,7 +196,11 @@ impl HttpBody for Redacted {
             let Some(redaction) = this.redaction.as_mut() else {
                 return Poll::Ready(this.waiting.take().map(Ok));
             };
-            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+            let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+                return this.poll_quiet(cx).map(|frame| Some(Ok(frame)));
+            };
+            this.quiet = None;
+            match frame {
                 None => return Poll::Ready(this.end().map(Ok)),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => match frame.into_data() {

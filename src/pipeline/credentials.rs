@@ -16,7 +16,7 @@ pub(super) fn carries_credentials(permit: &Permit) -> bool {
     !permit.observed() && (!edits.inject.is_empty() || !edits.swap.is_empty())
 }
 
-pub(super) fn into_request(prepared: &Prepared, body: Body) -> Result<UpstreamRequest, Stop> {
+pub(super) fn into_request(prepared: &Prepared, body: Body) -> Result<Box<UpstreamRequest>, Stop> {
     let permit = &prepared.permit;
     let request = permit.request();
     let mut headers = request.headers().clone();
@@ -36,14 +36,8 @@ pub(super) fn into_request(prepared: &Prepared, body: Body) -> Result<UpstreamRe
     }
     left_over(permit, &headers)?;
     let target = request.path_and_query().clone();
-    Ok(UpstreamRequest::new(
-        permit.dial(),
-        request.method().clone(),
-        target,
-        headers,
-        body,
-        request.websocket(),
-    ))
+    let (method, websocket) = (request.method().clone(), request.websocket());
+    Ok(Box::new(UpstreamRequest::new(permit.dial(), method, target, headers, body, websocket)))
 }
 
 fn swap(permit: &Permit, headers: &mut HeaderMap) -> Result<(), Stop> {

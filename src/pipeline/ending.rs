@@ -5,9 +5,9 @@ use super::answer::clean_trailers;
 use super::standing::LOOK;
 use super::{Shared, Standing};
 use crate::audit::{End, Finding, FlowId, Text};
-use crate::base::UpstreamAddr;
 use crate::codec::{Body, BodyError};
 use crate::policy::Reason;
+use crate::upstream::Reached;
 use bytes::Bytes;
 use http::{StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -31,6 +31,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Of something that might not go on ([`Standing::holds`]).
+    pub(crate) fn of_lost(reason: Reason) -> Self {
+        if reason == Reason::Shutdown { Self::Abandoned } else { Self::Blocked }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -48,7 +53,7 @@ pub struct Ending {
     up: AtomicU64,
     down: AtomicU64,
     status: AtomicU16,
-    upstream: OnceLock<(UpstreamAddr, &'static str)>,
+    upstream: OnceLock<(Reached, &'static str)>,
     last: Mutex<Last>,
 }
 
@@ -90,13 +95,13 @@ impl Ending {
         self.down.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub fn answered_by(&self, from: UpstreamAddr, version: Version) {
+    pub fn answered_by(&self, from: Reached, version: Version) {
         let proto = if version == Version::HTTP_2 { "h2" } else { "http/1.1" };
         let _ = self.upstream.set((from, proto));
     }
 
-    /// The address of a tunnel.
-    pub fn tunnelled_to(&self, to: UpstreamAddr) {
+    /// Where a tunnel leads.
+    pub fn tunnelled_to(&self, to: Reached) {
         let _ = self.upstream.set((to, "tcp"));
     }
 
@@ -142,7 +147,7 @@ impl Drop for Ending {
             .map(|(detector, place, encoding)| Finding { detector, place, encoding })
             .collect();
         let status = self.status.load(Ordering::Relaxed);
-        let (upstream, proto) = self.upstream.get().map(|(a, p)| (a.0, *p)).unzip();
+        let (reached, proto) = self.upstream.get().map(|(reached, proto)| (reached, *proto)).unzip();
         self.shared.log.end(&End {
             id: self.id,
             outcome: last.outcome.unwrap_or(Outcome::Abandoned).as_str(),
@@ -155,7 +160,8 @@ impl Drop for Ending {
             bytes_up: up,
             bytes_down: down,
             duration: self.started.elapsed(),
-            upstream,
+            upstream: reached.and_then(|reached| reached.address).map(|address| address.0),
+            proxy: reached.and_then(|reached| reached.proxy.as_deref()),
             upstream_proto: proto,
             findings: &findings,
             dns: None,
@@ -173,7 +179,7 @@ pub(crate) const REDACTED: &str = "secret_redacted";
 
 /// An answer's body that counts and, at its end, states the outcome. With `standing` it ends early when a reload no
 /// longer allows it.
-pub(crate) fn counted_down(body: Body, ending: Arc<Ending>, standing: Option<Standing>) -> Body {
+pub(crate) fn counted_down(body: Body, ending: Arc<Ending>, standing: Option<Box<Standing>>) -> Body {
     if body.is_end_stream() {
         ending.finish(Outcome::Done, None, None);
         return body;
@@ -184,18 +190,16 @@ pub(crate) fn counted_down(body: Body, ending: Arc<Ending>, standing: Option<Sta
 struct Down {
     body: Body,
     ending: Arc<Ending>,
-    standing: Option<Standing>,
+    standing: Option<Box<Standing>>,
     /// Wakes a body that is silent, so that it is looked at too.
     look: Option<Pin<Box<Sleep>>>,
 }
 
 impl Down {
     fn is_lost(&mut self) -> bool {
-        let lost = self.standing.as_mut().is_some_and(|standing| !standing.holds());
-        if lost {
-            self.ending.finish(Outcome::Blocked, Some(Reason::Reload), None);
-        }
-        lost
+        let Some(Err(reason)) = self.standing.as_mut().map(|standing| standing.holds()) else { return false };
+        self.ending.finish(Outcome::of_lost(reason), Some(reason), None);
+        true
     }
 
     fn cleaned(&self, frame: Frame<Bytes>) -> Frame<Bytes> {

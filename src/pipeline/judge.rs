@@ -1,7 +1,7 @@
 //! From a claimed request to one that may be sent: canonical form, verdict, the rule's edits, its script, DLP on the
 //! head, and the place of placeholders. Whatever changes the request has it judged again.
 
-use super::{Asked, Facts, Flow, Stop, hooks, scan};
+use super::{Asked, Facts, Flow, Stop, hooks, record, scan};
 use crate::base::Host;
 use crate::policy::{CanonicalRequest, Malformed, Permit, Reason, Refusal, Snapshot};
 use crate::upstream::UpstreamError;
@@ -9,17 +9,17 @@ use std::sync::Arc;
 
 /// A request that passed every step before its record.
 pub(super) struct Prepared {
-    pub(super) permit: Permit,
+    pub(super) permit: Box<Permit>,
 }
 
 pub(super) async fn prepare(
     flow: &Flow,
     snapshot: &Arc<Snapshot>,
-    asked: Asked,
+    asked: Box<Asked>,
     length: Option<u64>,
     facts: &mut Facts,
 ) -> Result<Prepared, Stop> {
-    let Asked { scheme, host, port, method, target, headers, .. } = asked;
+    let Asked { scheme, host, port, method, target, headers, .. } = *asked;
     let request =
         CanonicalRequest::new(scheme, host, port, method, &target, headers).map_err(|m| malformed(&m))?;
     not_ourselves(flow, request.host())?;
@@ -29,8 +29,8 @@ pub(super) async fn prepare(
     scan::head(&permit, facts)?;
     scan::length(&permit, length)?;
     misplaced(snapshot, &permit)?;
-    blocked(flow, &permit).await?;
-    Ok(Prepared { permit })
+    blocked(flow, snapshot, &permit, facts).await?;
+    Ok(Prepared { permit: Box::new(permit) })
 }
 
 /// Refuses a literal address of the gate, whatever the rules say.
@@ -81,8 +81,15 @@ fn misplaced(snapshot: &Snapshot, permit: &Permit) -> Result<(), Stop> {
 
 /// Refuses where the name leads only to addresses that the guard never passes, while a refusal is still a decision.
 /// The guard is asked again at the moment of dialling.
-async fn blocked(flow: &Flow, permit: &Permit) -> Result<(), Stop> {
-    match flow.shared.upstream.guard(&permit.dial()).await {
+async fn blocked(flow: &Flow, snapshot: &Arc<Snapshot>, permit: &Permit, facts: &Facts) -> Result<(), Stop> {
+    let right = permit.dial();
+    if flow.shared.upstream.holds(&right) {
+        return Ok(());
+    }
+    let undecided = Undecided { flow, snapshot, facts, decided: false };
+    let guarded = flow.shared.upstream.guard(&right).await;
+    undecided.over();
+    match guarded {
         Err(error @ UpstreamError::Blocked(_)) => {
             let mut stop = Stop::new(Reason::AddrBlocked, error.to_string());
             stop.refusal.rule = Some(permit.rule().name().clone());
@@ -90,5 +97,28 @@ async fn blocked(flow: &Flow, permit: &Permit) -> Result<(), Stop> {
         }
         // Any other failure shows again, and is answered, when the request is sent.
         _ => Ok(()),
+    }
+}
+
+/// A request whose client may go away while its name is looked up: that is on record too.
+struct Undecided<'a> {
+    flow: &'a Flow,
+    snapshot: &'a Arc<Snapshot>,
+    facts: &'a Facts,
+    decided: bool,
+}
+
+impl Undecided<'_> {
+    fn over(mut self) {
+        self.decided = true;
+    }
+}
+
+impl Drop for Undecided<'_> {
+    fn drop(&mut self) {
+        if !self.decided {
+            let refusal = Refusal::new(Reason::ClientGone, "the client went away before the decision");
+            record::refuse_nowait(self.flow, self.snapshot, self.facts, &refusal);
+        }
     }
 }

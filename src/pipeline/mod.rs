@@ -21,9 +21,10 @@ pub use settings::Settings;
 pub use standing::Standing;
 
 use crate::audit::{FlowId, Log};
-use crate::base::{Door, Host, HostName, Proto, Scheme};
+use crate::base::{Door, Host, HostName, Ingress, Proto, Scheme};
 use crate::codec::Body;
 use crate::policy::{ClientId, Reason, Refusal, Refused, Snapshot};
+use crate::rt::Drain;
 use crate::telemetry::Metrics;
 use crate::upstream::{Answer, Upstream, UpstreamError, Wire};
 use arc_swap::ArcSwap;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub log: Log,
     pub metrics: Arc<Metrics>,
     pub settings: Settings,
+    /// When what is under way has to end.
+    pub drain: Drain,
 }
 
 /// What is known of the connection that a request came in on.
@@ -51,7 +54,7 @@ pub struct Flow {
     /// The snapshot under which the connection was accepted, and its client there.
     pub snapshot: Arc<Snapshot>,
     pub client: ClientId,
-    pub interface: Option<Arc<str>>,
+    pub ingress: Ingress,
     pub client_name: Arc<str>,
     pub source: SocketAddr,
     pub door: Door,
@@ -65,7 +68,7 @@ impl Flow {
         if Arc::ptr_eq(snapshot, &self.snapshot) {
             return Ok(self.client);
         }
-        client_in(snapshot, self.interface.as_deref(), self.source.ip(), &self.client_name)
+        client_in(snapshot, &self.ingress, self.source.ip(), &self.client_name)
     }
 
     /// The id of the flow's next decision.
@@ -76,11 +79,11 @@ impl Flow {
 
 fn client_in(
     snapshot: &Snapshot,
-    interface: Option<&str>,
+    ingress: &Ingress,
     source: IpAddr,
     name: &Arc<str>,
 ) -> Result<ClientId, Refusal> {
-    let found = snapshot.client(interface, source);
+    let found = snapshot.client_of(ingress, source);
     found.filter(|client| *snapshot.client_name(*client) == **name).ok_or_else(|| {
         Refusal::new(Reason::UnknownClient, "after a reload this connection belongs to no client, or another")
     })
@@ -119,14 +122,14 @@ pub struct Reply {
     /// The connection must not carry another request.
     pub close: bool,
     /// After `101`: the upstream connection, the bytes it had sent already, and the end record of the exchange.
-    pub switched: Option<Switched>,
+    pub switched: Option<Box<Switched>>,
 }
 
 pub struct Switched {
     pub ahead: Bytes,
     pub wire: Wire,
     pub ending: Arc<Ending>,
-    pub standing: Standing,
+    pub standing: Box<Standing>,
 }
 
 /// A stop: the refusal, and what is known of the request for its record.
@@ -156,13 +159,13 @@ impl From<Refusal> for Stop {
 
 /// Runs one request through the whole path. Always gives an answer for the client; exactly one decision record and,
 /// for what was let through, one end record come of it.
-pub async fn exchange(flow: &Flow, asked: Asked, body: Body) -> Reply {
+pub async fn exchange(flow: &Flow, asked: Box<Asked>, body: Body) -> Reply {
     let snapshot = flow.shared.snapshot.load_full();
     let proto = asked.proto;
     let mut facts = Facts::of(&asked);
     let prepared = match judge::prepare(flow, &snapshot, asked, body.size_hint().exact(), &mut facts).await {
         Ok(prepared) => prepared,
-        Err(stop) => return refused(flow, &snapshot, facts, stop, !body.is_end_stream()).await,
+        Err(stop) => return Box::pin(refused(flow, &snapshot, facts, stop, !body.is_end_stream())).await,
     };
     let ending = match record::allow(flow, &snapshot, &facts, &prepared).await {
         Ok(ending) => ending,
@@ -178,11 +181,11 @@ pub async fn exchange(flow: &Flow, asked: Asked, body: Body) -> Reply {
         Ok(request) => request,
         Err(stop) => return fail(&ending, &facts, stop, None),
     };
-    let mut standing = Standing::new(flow, prepared);
+    let mut standing = Box::new(Standing::new(flow, prepared));
     let answered = tokio::select! {
         biased;
         answered = flow.shared.upstream.send(request, proto) => answered,
-        stop = standing.lost() => return fail(&ending, &facts, stop, None),
+        reason = standing.lost() => return fail(&ending, &facts, standing::stop(reason), None),
     };
     match answered {
         Ok(answer) => relay(flow, standing, answer, ending, &facts),
@@ -197,7 +200,7 @@ pub async fn exchange(flow: &Flow, asked: Asked, body: Body) -> Reply {
 }
 
 /// The page of a refusal that was recorded when its connection was decided.
-pub fn refusal_page(refusal: &Refusal, claimed: &Result<Asked, Box<Rejected>>, unread: bool) -> Reply {
+pub fn refusal_page(refusal: &Refusal, claimed: &Result<Box<Asked>, Box<Rejected>>, unread: bool) -> Reply {
     let facts = match claimed {
         Ok(asked) => Facts::of(asked),
         Err(rejected) => Facts::rejected(rejected),
@@ -210,19 +213,23 @@ pub async fn reject(flow: &Flow, rejected: Rejected, unread: bool) -> Reply {
     let snapshot = flow.shared.snapshot.load_full();
     let facts = Facts::rejected(&rejected);
     let stop = Stop { refusal: rejected.refusal, status: rejected.status };
-    let mut reply = refused(flow, &snapshot, facts, stop, unread).await;
+    let mut reply = Box::pin(refused(flow, &snapshot, facts, stop, unread)).await;
     reply.close = true;
     reply
 }
 
-async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, facts: Facts, stop: Stop, unread: bool) -> Reply {
+async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, mut facts: Facts, stop: Stop, unread: bool) -> Reply {
     let page = Page::of(&stop.refusal, stop.status, &facts);
-    refuse(flow, snapshot, &facts, &stop.refusal).await;
+    let mut refusal = stop.refusal;
+    if scan::target(snapshot, &mut facts) {
+        refusal.detail = "its target is not told, because of what was found in it".to_owned();
+    }
+    refuse(flow, snapshot, &facts, &refusal).await;
     page.reply(unread)
 }
 
-fn relay(flow: &Flow, standing: Standing, answer: Answer, ending: Arc<Ending>, facts: &Facts) -> Reply {
-    ending.answered_by(answer.from, answer.version);
+fn relay(flow: &Flow, standing: Box<Standing>, answer: Answer, ending: Arc<Ending>, facts: &Facts) -> Reply {
+    ending.answered_by(answer.from.clone(), answer.version);
     match answer::relay(flow, standing, answer, &ending) {
         Ok(reply) => reply,
         Err(stop) => fail(&ending, facts, stop, None),
@@ -233,10 +240,12 @@ fn failure(error: &UpstreamError) -> Stop {
     let reason = error.reason();
     let status = match error {
         UpstreamError::HeadTimeout | UpstreamError::ConnectTimeout => StatusCode::GATEWAY_TIMEOUT,
+        UpstreamError::Busy => StatusCode::SERVICE_UNAVAILABLE,
         UpstreamError::Blocked(_) => StatusCode::FORBIDDEN,
         UpstreamError::RequestBody(_) => StatusCode::BAD_REQUEST,
         UpstreamError::Dns(_)
         | UpstreamError::Connect(_)
+        | UpstreamError::Proxy(_)
         | UpstreamError::Certificate(_)
         | UpstreamError::Tls(_)
         | UpstreamError::NoCommonProtocol

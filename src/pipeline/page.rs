@@ -71,11 +71,13 @@ pub fn status_of(reason: Reason) -> StatusCode {
         Reason::AuthorityMismatch | Reason::SniMismatch => StatusCode::MISDIRECTED_REQUEST,
         Reason::DlpLimit => StatusCode::PAYLOAD_TOO_LARGE,
         Reason::DlpCoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Reason::Timeout => StatusCode::REQUEST_TIMEOUT,
+        Reason::Timeout | Reason::ClientGone => StatusCode::REQUEST_TIMEOUT,
         Reason::Limit | Reason::Audit | Reason::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
-        Reason::Dns | Reason::UpstreamCert | Reason::UpstreamConnect | Reason::UpstreamProtocol => {
-            StatusCode::BAD_GATEWAY
-        }
+        Reason::Dns
+        | Reason::UpstreamCert
+        | Reason::UpstreamConnect
+        | Reason::UpstreamProtocol
+        | Reason::UpstreamProxy => StatusCode::BAD_GATEWAY,
         Reason::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         Reason::NoRule
         | Reason::RuleDenied
@@ -95,6 +97,7 @@ pub fn status_of(reason: Reason) -> StatusCode {
         | Reason::NoDestination
         | Reason::Connect
         | Reason::WebSocketDenied
+        | Reason::DohDenied
         | Reason::ScriptDenied
         | Reason::ScriptError
         | Reason::ScriptTimeout
@@ -133,8 +136,10 @@ fn sentence(reason: Reason) -> &'static str {
         Reason::Loop | Reason::NoDestination => "the connection has no destination outside",
         Reason::Limit => "too many connections; try again later",
         Reason::Timeout => "the request took too long to arrive",
+        Reason::ClientGone => "the client went away",
         Reason::Connect => "CONNECT is not allowed here",
         Reason::WebSocketDenied => "WebSocket is not allowed there",
+        Reason::DohDenied => "DNS questions go to the gate, not through it",
         Reason::ScriptDenied => "a policy script denies this",
         Reason::ScriptError | Reason::ScriptTimeout => "a policy script failed, so this is denied",
         Reason::Dlp => "the request carries something that must not leave",
@@ -150,6 +155,7 @@ fn sentence(reason: Reason) -> &'static str {
         Reason::UpstreamConnect => "the destination could not be reached",
         Reason::UpstreamTimeout => "the destination did not answer in time",
         Reason::UpstreamProtocol => "the destination's answer was not valid",
+        Reason::UpstreamProxy => "the way to the destination is not open",
         Reason::WouldDeny => "no rule allows this destination",
         Reason::Reload => "the policy has changed",
         Reason::Audit => "records cannot be written, so nothing is let through",

@@ -78,7 +78,10 @@ pub(super) async fn allow(
     // What was judged is what is recorded: the canonical request, not what came in.
     let path = facts.shown(permit.request().path_and_query().as_str());
     let written = write(flow, snapshot, id, Entry { verdict, reason, rule, detail: None, path, facts });
-    begun(flow, id, written).await
+    // The record is on its way: from here on there is an end to tell, also when nobody waits any more.
+    let ending = Ending::new(flow.shared.clone(), id);
+    written.await.inspect_err(|_| ending.never_began())?;
+    Ok(ending)
 }
 
 /// Records that a connection is let through as it is.
@@ -98,23 +101,29 @@ pub async fn decide(
         path: facts.shown(&facts.target),
         facts,
     };
-    begun(flow, id, write(flow, snapshot, id, entry)).await.map_err(|stop| stop.refusal)
-}
-
-/// Waits for a record that is on its way. From here on there is an end to tell, also when nobody waits any more.
-async fn begun(
-    flow: &Flow,
-    id: FlowId,
-    written: impl Future<Output = Result<(), Stop>>,
-) -> Result<Arc<Ending>, Stop> {
+    let written = write(flow, snapshot, id, entry);
     let ending = Ending::new(flow.shared.clone(), id);
-    written.await.inspect_err(|_| ending.never_began())?;
+    written.await.inspect_err(|_| ending.never_began()).map_err(|stop| stop.refusal)?;
     Ok(ending)
 }
 
 /// Records a refusal. A record that cannot be written changes nothing: the answer is no either way, and the log
 /// itself counts what it lost.
 pub async fn refuse(flow: &Flow, snapshot: &Arc<Snapshot>, facts: &Facts, refusal: &Refusal) {
+    let _ = refusing(flow, snapshot, facts, refusal).await;
+}
+
+/// As [`refuse`], where nobody can wait.
+pub(super) fn refuse_nowait(flow: &Flow, snapshot: &Arc<Snapshot>, facts: &Facts, refusal: &Refusal) {
+    drop(refusing(flow, snapshot, facts, refusal));
+}
+
+fn refusing(
+    flow: &Flow,
+    snapshot: &Arc<Snapshot>,
+    facts: &Facts,
+    refusal: &Refusal,
+) -> impl Future<Output = Result<(), Stop>> + Send + use<> {
     let id = flow.next_id();
     let entry = Entry {
         verdict: "deny",
@@ -124,7 +133,7 @@ pub async fn refuse(flow: &Flow, snapshot: &Arc<Snapshot>, facts: &Facts, refusa
         path: facts.shown(&facts.target),
         facts,
     };
-    let _ = write(flow, snapshot, id, entry).await;
+    write(flow, snapshot, id, entry)
 }
 
 struct Entry<'a> {

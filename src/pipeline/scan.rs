@@ -6,7 +6,7 @@ use super::judge::Prepared;
 use super::{Facts, Flow, Stop};
 use crate::codec::{Body, BodyError};
 use crate::dlp::{self, Coding, Finding, Limits, Selection};
-use crate::policy::{OnMatch, Permit, Reason};
+use crate::policy::{OnMatch, Permit, Reason, Snapshot};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, HeaderName, HeaderValue};
@@ -43,6 +43,19 @@ pub(super) fn head(permit: &Permit, facts: &mut Facts) -> Result<(), Stop> {
         OnMatch::Block => Err(blocked(&finding, place)),
         OnMatch::Log => Ok(()),
     }
+}
+
+/// Searches the target of a request that is refused before its head was, so that what must not leave does not stand in
+/// its record either. Whether something was found.
+pub(super) fn target(snapshot: &Snapshot, facts: &mut Facts) -> bool {
+    if !facts.findings.is_empty() {
+        return false;
+    }
+    let found = snapshot.detectors().scan(Selection::all(), facts.target.as_bytes());
+    if let Some(finding) = &found {
+        facts.findings.push((finding.rule.to_string(), "target", finding.encoding.as_str().to_owned()));
+    }
+    found.is_some()
 }
 
 fn put_field(text: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
@@ -136,7 +149,9 @@ pub(super) fn inbound(
         findings: Findings::default(),
         ending: ending.clone(),
     };
-    wrap(flow, &prepared.permit, headers, body, way)
+    wrap(flow, &prepared.permit, headers, body, way).map_err(|stop| {
+        Stop::new(Reason::UpstreamProtocol, stop.refusal.detail.replace("the body", "the answer"))
+    })
 }
 
 /// One direction of an exchange: what is looked for in it, and where what happens is told.

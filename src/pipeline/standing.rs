@@ -1,8 +1,10 @@
-//! Whether what was let through would be let through still. A reload may take it back while bytes flow, so a request
-//! that is on its way, an answer that streams and a WebSocket are judged again, once under each new policy.
+//! Whether what was let through may go on. A reload may take it back while bytes flow, so a request that is on its
+//! way, an answer that streams and a WebSocket are judged again, once under each new policy; and a daemon that stops ends
+//! them when its patience does.
 
 use super::judge::Prepared;
 use super::{Flow, Shared, Stop, client_in};
+use crate::base::Ingress;
 use crate::policy::{Reason, Snapshot};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 pub struct Standing {
     pub(super) prepared: Prepared,
     shared: Arc<Shared>,
-    interface: Option<Arc<str>>,
+    ingress: Ingress,
     source: IpAddr,
     client_name: Arc<str>,
     judged: Arc<Snapshot>,
@@ -25,7 +27,7 @@ impl Standing {
     pub(super) fn new(flow: &Flow, prepared: Prepared) -> Self {
         Self {
             shared: flow.shared.clone(),
-            interface: flow.interface.clone(),
+            ingress: flow.ingress.clone(),
             source: flow.source.ip(),
             client_name: flow.client_name.clone(),
             judged: prepared.permit.snapshot().clone(),
@@ -33,27 +35,40 @@ impl Standing {
         }
     }
 
-    /// Ends when a reload has taken the permission back.
-    pub(super) async fn lost(&mut self) -> Stop {
+    /// Ends when it may not go on, and says why.
+    pub(super) async fn lost(&mut self) -> Reason {
         loop {
             tokio::time::sleep(LOOK).await;
-            if !self.holds() {
-                return Stop::new(Reason::Reload, "a reload no longer allows what was under way");
+            if let Err(reason) = self.holds() {
+                return reason;
             }
         }
     }
 
-    pub fn holds(&mut self) -> bool {
+    /// Why it may not go on: `Shutdown` or `Reload`.
+    pub fn holds(&mut self) -> Result<(), Reason> {
+        if self.shared.drain.is_over() {
+            return Err(Reason::Shutdown);
+        }
         if Arc::ptr_eq(&self.shared.snapshot.load(), &self.judged) {
-            return true;
+            return Ok(());
         }
         let now = self.shared.snapshot.load_full();
         let request = self.prepared.permit.request();
-        let holds = client_in(&now, self.interface.as_deref(), self.source, &self.client_name)
+        let holds = client_in(&now, &self.ingress, self.source, &self.client_name)
             .is_ok_and(|client| now.judge_request(client, request.clone()).is_ok());
-        if holds {
-            self.judged = now;
+        if !holds {
+            return Err(Reason::Reload);
         }
-        holds
+        self.judged = now;
+        Ok(())
+    }
+}
+
+/// The answer to a request that was ended before its own had begun.
+pub(super) fn stop(reason: Reason) -> Stop {
+    match reason {
+        Reason::Shutdown => Stop::new(reason, "the gate stopped while this was under way"),
+        _ => Stop::new(reason, "a reload no longer allows what was under way"),
     }
 }

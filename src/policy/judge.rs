@@ -61,6 +61,7 @@ impl Tally {
             Some(Stage::Query) => Reason::QueryDenied,
             Some(Stage::Header) => Reason::HeaderDenied,
             Some(Stage::WebSocket) => Reason::WebSocketDenied,
+            Some(Stage::Doh) => Reason::DohDenied,
         }
     }
 }

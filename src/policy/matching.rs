@@ -23,6 +23,7 @@ pub enum Stage {
     Query,
     Header,
     WebSocket,
+    Doh,
 }
 
 /// A request while it is judged: its readings are made once, when a rule first asks.

@@ -6,6 +6,7 @@
 
 mod cases;
 mod client;
+mod doh;
 mod explain;
 mod fields;
 mod file;
@@ -26,7 +27,7 @@ mod snapshot;
 mod verdict;
 
 pub use cases::{CaseReport, Failure};
-pub use client::ClientId;
+pub use client::{ClientId, SoleClient};
 pub use explain::{Explanation, Finding, Verdict};
 pub use malformed::Malformed;
 pub use matching::Stage;
@@ -35,7 +36,7 @@ pub use reason::Reason;
 pub use request::{CanonicalRequest, Change};
 pub use request_line::{RequestLineError, read_request_line};
 pub use rule::{Action, ClientCertificate, Dlp, Inject, OnMatch, RequestEdits, ResponseEdits, Rule, Tls};
-pub use snapshot::{LoadOptions, Snapshot, environment_names};
+pub use snapshot::{LoadOptions, Snapshot, environment_names, secret_files};
 pub use verdict::{
     ConnectVerdict, DialRight, DnsVerdict, InterceptPermit, MintRight, Permit, PrivateGrant, Refusal,
     Refused, TunnelPermit,

@@ -2,6 +2,7 @@
 //! from what their codec read strictly; nothing else makes one. Framing and body stay with the codec.
 
 use super::Malformed;
+use super::doh;
 use super::fields::{self, Upgrade};
 use super::path::{self, Target};
 use crate::base::{Host, Scheme};
@@ -89,6 +90,11 @@ impl CanonicalRequest {
     /// `Upgrade` fields the codec makes anew.
     pub fn websocket(&self) -> bool {
         matches!(self.upgrade, Upgrade::WebSocket | Upgrade::BrokenWebSocket)
+    }
+
+    /// A DNS question inside HTTPS.
+    pub(super) fn is_doh(&self) -> bool {
+        doh::is_question(self)
     }
 
     /// The authority that is sent as `Host` or `:authority`: no port where it is the scheme's own.

@@ -52,6 +52,7 @@ pub struct Rule {
     pub(super) matches: Vec<Match>,
     pub(super) encoded_slash: bool,
     pub(super) websocket: bool,
+    pub(super) doh: bool,
     pub(super) private: Vec<PrivateGrant>,
     pub(super) request: RequestEdits,
     pub(super) response: ResponseEdits,
@@ -195,6 +196,9 @@ impl Rule {
         self.conditions(judged)?;
         if self.side() == Side::Allow && judged.request.websocket() && !self.websocket {
             return Err(Stage::WebSocket);
+        }
+        if self.side() == Side::Allow && !self.doh && judged.request.is_doh() {
+            return Err(Stage::Doh);
         }
         Ok(())
     }

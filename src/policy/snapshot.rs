@@ -1,13 +1,13 @@
 //! One immutable set of everything that a decision needs: rules, clients, secrets, detectors. A reload makes a new
 //! one; flows hold the one they were judged under.
 
-use super::client::{ClientId, Clients};
+use super::client::{ClientId, Clients, SoleClient};
 use super::file::{self, Draft};
 use super::index::Index;
 use super::problem::{Place, Problem, Problems, SourceFile};
 use super::resolve::{self, Resolved};
 use super::rule::{Action, Rule};
-use crate::base::Scheme;
+use crate::base::{Ingress, Scheme};
 use crate::dlp::{self, Detectors};
 use crate::script;
 use crate::secrets::{self, Environment, Placeholders, Redactor, Secrets};
@@ -45,6 +45,8 @@ pub struct LoadOptions<'a> {
     /// Leave the secrets' values unread: for `test` and `explain` on a machine that has none.
     pub without_secrets: bool,
     pub scripts: script::Settings,
+    /// Every flow is this client's, whatever interface and source say.
+    pub sole_client: Option<&'a SoleClient>,
     /// The set in use: its rotated values stay guarded for a while.
     pub previous: Option<&'a Snapshot>,
 }
@@ -87,7 +89,13 @@ impl Snapshot {
             hashed(&mut hash, path, &bytes);
             Ok(bytes)
         };
-        let resolved = resolve::resolve(draft, &engine, &mut fetch_hashed, &mut problems);
+        let mut resolved = resolve::resolve(draft, &engine, &mut fetch_hashed, &mut problems);
+        if let Some(sole) = options.sole_client
+            && let Err(why) = resolved.clients.leave_to(sole)
+        {
+            let file = sources.first().map_or(Path::new(""), |source| &source.path);
+            problems.push(Problem::with_file(file, why).help("name it with --client NAME"));
+        }
         if resolved.clients.len() == 0
             && !problems.has_errors()
             && let Some(source) = sources.first()
@@ -132,6 +140,16 @@ impl Snapshot {
     /// Who a flow belongs to. `None` is refused.
     pub fn client(&self, interface: Option<&str>, source: IpAddr) -> Option<ClientId> {
         self.clients.find(interface, source)
+    }
+
+    /// Who a flow belongs to that came in there. `None` is refused.
+    pub fn client_of(&self, ingress: &Ingress, source: IpAddr) -> Option<ClientId> {
+        self.clients.of(ingress, source)
+    }
+
+    /// Whether there is a client of this name that is known by its attachment.
+    pub fn may_attach(&self, name: &str) -> bool {
+        self.clients.by_name(name).is_some_and(|id| self.clients.is_attached(id))
     }
 
     pub fn client_by_name(&self, name: &str) -> Option<ClientId> {
@@ -184,6 +202,23 @@ impl Snapshot {
 /// The environment variables that the policies of a folder name: the daemon takes them out of its environment before
 /// it loads the rest.
 pub fn environment_names(dir: &Path) -> Result<Vec<String>, Problems> {
+    let names = secret_sources(dir)?.into_iter().filter_map(|source| match source {
+        secrets::Source::Env(name) => Some(name),
+        _ => None,
+    });
+    Ok(names.collect())
+}
+
+/// The files that the policies of a folder take secrets from: nobody who is judged by them may read those.
+pub fn secret_files(dir: &Path) -> Result<Vec<PathBuf>, Problems> {
+    let files = secret_sources(dir)?.into_iter().filter_map(|source| match source {
+        secrets::Source::File(path) => Some(path),
+        _ => None,
+    });
+    Ok(files.collect())
+}
+
+fn secret_sources(dir: &Path) -> Result<Vec<secrets::Source>, Problems> {
     let sources = read_folder(dir, |name| name.ends_with(".toml") && !name.ends_with(".cases.toml"))?;
     let mut draft = Draft::default();
     let mut problems = Problems::default();
@@ -191,11 +226,7 @@ pub fn environment_names(dir: &Path) -> Result<Vec<String>, Problems> {
         file::read(source, &mut draft, &mut problems);
     }
     problems.into_result()?;
-    let names = draft.secrets.into_iter().filter_map(|(spec, _)| match spec.source {
-        secrets::Source::Env(name) => Some(name),
-        _ => None,
-    });
-    Ok(names.collect())
+    Ok(draft.secrets.into_iter().map(|(spec, _)| spec.source).collect())
 }
 
 /// The files of a folder whose names fit, in the order of their names.

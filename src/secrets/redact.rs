@@ -35,6 +35,8 @@ pub struct Redaction {
     held: Zeroizing<Vec<u8>>,
     /// How many of the held bytes are part of a needle already found.
     held_masked: usize,
+    /// How many of the held bytes went out already, because the stream was quiet.
+    told: usize,
     /// Whether the last byte given out was masked, so that a stretch over two chunks counts once.
     ends_masked: bool,
     count: u64,
@@ -69,6 +71,7 @@ impl Redactor {
             needles: self.0.clone(),
             held: Zeroizing::default(),
             held_masked: 0,
+            told: 0,
             ends_masked: false,
             count: 0,
         }
@@ -120,15 +123,38 @@ impl Redaction {
         let found = needles.scan(&joined);
         let carried = self.held_masked;
         self.advance(&joined, &found);
-        self.masked(joined.get(..found.hold).unwrap_or_default(), &found.masks, carried)
+        let ready = self.masked(joined.get(..found.hold).unwrap_or_default(), &found.masks, carried);
+        self.untold(ready)
     }
 
     /// The end of the body: what was held and is no needle after all.
     pub fn finish(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
-        let rest = self.masked(&held, &[], self.held_masked);
-        self.held_masked = 0;
-        rest
+        let carried = std::mem::take(&mut self.held_masked);
+        let rest = self.masked(&held, &[], carried);
+        self.untold(rest)
+    }
+
+    /// Whether bytes wait that a quiet stream may have: fewer than the shortest secret has.
+    pub fn may_release(&self) -> bool {
+        self.told < self.held.len() && self.held.len() < SHORTEST
+    }
+
+    /// Gives what is held of a stream that has been quiet. It stays in mind: the rest of a secret that began in it is
+    /// masked still.
+    pub fn release_quiet(&mut self) -> Bytes {
+        let mut ready = BytesMut::from(self.held.get(self.told..).unwrap_or_default());
+        let masked = self.held_masked.saturating_sub(self.told).min(ready.len());
+        ready.get_mut(..masked).unwrap_or_default().fill(b'*');
+        self.told = self.held.len();
+        ready.freeze()
+    }
+
+    /// What of `ready` has not gone out before.
+    fn untold(&mut self, mut ready: Bytes) -> Bytes {
+        let told = self.told.min(ready.len());
+        self.told -= told;
+        ready.split_off(told)
     }
 
     /// How many stretches were masked so far; secrets without a byte between them are one.

@@ -3,15 +3,16 @@
 //! [`Helper`] blocks and is for start-up and the command line; [`AsyncHelper`] is the same inside the runtime.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
+use super::inside;
 use super::message::{self, Reply, Report, Request};
+use super::pass;
 use super::settings::Settings;
 
 /// A batch takes milliseconds; a busy machine gets time.
@@ -35,6 +36,8 @@ pub enum HelperError {
 pub struct Helper {
     stream: UnixStream,
     child: Child,
+    /// An exchange has ended half-way: later answers would be taken for those of other requests.
+    broken: bool,
 }
 
 impl Helper {
@@ -54,7 +57,7 @@ impl Helper {
             .map_err(HelperError::Spawn)?;
         // `command` holds the helper's end of the socket: only without it does our end see the helper die.
         drop(command);
-        Ok(Self { stream: ours, child })
+        Ok(Self { stream: ours, child, broken: false })
     }
 
     /// Process id, for the record and for tests.
@@ -63,78 +66,106 @@ impl Helper {
     }
 
     pub fn apply(&mut self, settings: &Settings) -> Result<(), HelperError> {
-        done(self.ask(&Request::Apply(settings.clone()))?)
+        done(self.ask(&Request::Apply(settings.clone()), &[])?)
     }
 
     pub fn remove_redirect(&mut self) -> Result<(), HelperError> {
-        done(self.ask(&Request::RemoveRedirect)?)
+        done(self.ask(&Request::RemoveRedirect, &[])?)
     }
 
     pub fn verify(&mut self) -> Result<Report, HelperError> {
-        report(self.ask(&Request::Verify)?)
+        report(self.ask(&Request::Verify, &[])?)
+    }
+
+    /// Puts the table of a workload's own namespace into place and looks after it under a number. The sockets that
+    /// [`super::place::open_sockets`] made there come along the first time, and none later.
+    pub fn inside(
+        &mut self,
+        place: u32,
+        settings: &inside::Settings,
+        sockets: &[OwnedFd],
+    ) -> Result<(), HelperError> {
+        done(self.ask(&Request::Inside { place, settings: settings.clone() }, sockets)?)
+    }
+
+    /// No longer looks after that table; `free` takes it away, or else it refuses on.
+    pub fn leave(&mut self, place: u32, free: bool) -> Result<(), HelperError> {
+        done(self.ask(&Request::Leave { place, free }, &[])?)
     }
 
     /// Ends the helper and waits for it.
     pub fn finish(self) -> io::Result<()> {
-        let Self { stream, mut child } = self;
+        let Self { stream, mut child, .. } = self;
         drop(stream);
         child.wait().map(drop)
     }
 
     /// The same helper inside a tokio runtime.
     pub fn into_async(self) -> io::Result<AsyncHelper> {
-        self.stream.set_nonblocking(true)?;
-        let stream = tokio::net::UnixStream::from_std(self.stream)?;
-        Ok(AsyncHelper { stream, child: self.child, in_flight: false })
+        Ok(AsyncHelper { id: self.id(), helper: Arc::new(Mutex::new(self)) })
     }
 
-    fn ask(&mut self, request: &Request) -> Result<Reply, HelperError> {
-        message::send(&mut self.stream, request).map_err(gone)?;
-        message::receive(&mut self.stream).map_err(gone)?.ok_or(HelperError::Gone)
+    fn ask(&mut self, request: &Request, files: &[OwnedFd]) -> Result<Reply, HelperError> {
+        if std::mem::replace(&mut self.broken, true) {
+            return Err(HelperError::Broken);
+        }
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        let exchange = message::encode(request).and_then(|request| {
+            pass::send_bytes(&self.stream, &request, &files)?;
+            message::receive(&mut self.stream)
+        });
+        let result = exchange.map_err(gone).and_then(|reply| reply.ok_or(HelperError::Gone));
+        // Who is gone stays gone, and is so called.
+        self.broken = matches!(&result, Err(error) if !matches!(error, HelperError::Gone));
+        result
     }
 }
 
-/// [`Helper`] for async code. A request that is dropped half-way leaves the handle broken, for answers would then be
-/// taken for those of later requests; so keep it in one task.
+/// [`Helper`] for async code: each request blocks a thread that may, and runs to its end whoever waits for it.
 pub struct AsyncHelper {
-    stream: tokio::net::UnixStream,
-    child: Child,
-    in_flight: bool,
+    helper: Arc<Mutex<Helper>>,
+    id: u32,
 }
 
 impl AsyncHelper {
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.id
     }
 
     pub async fn apply(&mut self, settings: &Settings) -> Result<(), HelperError> {
-        done(self.ask(&Request::Apply(settings.clone())).await?)
+        let settings = settings.clone();
+        self.with(move |helper| helper.apply(&settings)).await
     }
 
     pub async fn remove_redirect(&mut self) -> Result<(), HelperError> {
-        done(self.ask(&Request::RemoveRedirect).await?)
+        self.with(Helper::remove_redirect).await
     }
 
     pub async fn verify(&mut self) -> Result<Report, HelperError> {
-        report(self.ask(&Request::Verify).await?)
+        self.with(Helper::verify).await
     }
 
-    async fn ask(&mut self, request: &Request) -> Result<Reply, HelperError> {
-        if std::mem::replace(&mut self.in_flight, true) {
-            return Err(HelperError::Broken);
-        }
-        let exchange = async {
-            self.stream.write_all(&message::encode(request)?).await?;
-            let mut header = [0; 4];
-            self.stream.read_exact(&mut header).await?;
-            let mut body = vec![0; message::body_length(header)?];
-            self.stream.read_exact(&mut body).await?;
-            message::decode(&body)
-        };
-        let timed_out = |_| io::Error::new(io::ErrorKind::TimedOut, "time-out");
-        let reply = tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.map_err(timed_out)?.map_err(gone)?;
-        self.in_flight = false;
-        Ok(reply)
+    pub async fn inside(
+        &mut self,
+        place: u32,
+        settings: &inside::Settings,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<(), HelperError> {
+        let settings = settings.clone();
+        self.with(move |helper| helper.inside(place, &settings, &sockets)).await
+    }
+
+    pub async fn leave(&mut self, place: u32, free: bool) -> Result<(), HelperError> {
+        self.with(move |helper| helper.leave(place, free)).await
+    }
+
+    async fn with<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut Helper) -> Result<T, HelperError> + Send + 'static,
+    ) -> Result<T, HelperError> {
+        let helper = self.helper.clone();
+        let asking = move || ask(&mut helper.lock().unwrap_or_else(PoisonError::into_inner));
+        tokio::task::spawn_blocking(asking).await.map_err(io::Error::other)?
     }
 }
 

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::inside;
 use super::settings::Settings;
 
 /// Far above the largest valid settings.
@@ -17,6 +18,16 @@ pub(super) enum Request {
     Apply(Settings),
     Verify,
     RemoveRedirect,
+    /// The table of a workload's own namespace. The first time its two sockets come with it.
+    Inside {
+        place: u32,
+        settings: inside::Settings,
+    },
+    /// No longer looks after that table; `free` takes it away.
+    Leave {
+        place: u32,
+        free: bool,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,8 +46,12 @@ pub struct Report {
     pub intact: bool,
     /// How often the helper had to make them again because somebody had changed them.
     pub reasserted: u64,
+    /// Chains of others that take connections before the redirect does.
+    pub rivals: Vec<String>,
     /// Why the last attempt to make them again failed, if it did.
     pub problem: Option<String>,
+    /// The same for the tables in workloads' own namespaces.
+    pub inside: Option<String>,
 }
 
 /// Length and JSON, as one buffer so that one write sends it.

@@ -16,16 +16,16 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use super::batch::{Step, Transaction};
 
 /// The kernel answers at once; a lost answer must not hang the gate.
-const ANSWER_TIMEOUT_SECONDS: i64 = 5;
+pub(super) const ANSWER_TIMEOUT_SECONDS: i64 = 5;
 /// `NLMSG_GOODSIZE` is at most 8 KiB, dumps use up to 32 KiB (linux/netlink.h).
-const RECEIVE_BYTES: usize = 64 * 1024;
+pub(super) const RECEIVE_BYTES: usize = 64 * 1024;
 /// A dump beyond this is not ours.
 const MAX_DUMP_MESSAGES: usize = 65_536;
 
 /// Multicast group of nftables changes (`NFNLGRP_NFTABLES`, linux/netfilter/nfnetlink.h).
 const NFTABLES_GROUP: u32 = 7;
 
-const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 const NFGENMSG: usize = 4;
 
 /// What the kernel refused, and which message it was; no step means the batch as a whole.
@@ -47,15 +47,20 @@ pub(super) struct Netlink {
     buffer: Vec<u8>,
 }
 
-/// One message of the kernel: `NFT_MSG_*` (without the subsystem byte) and its attributes.
+/// One message of the kernel: `NFT_MSG_*` (without the subsystem byte), the family, and its attributes.
 pub(super) struct Message {
     pub kind: u16,
+    pub family: u8,
     pub attributes: Vec<u8>,
 }
 
 impl Netlink {
     pub fn open() -> io::Result<Self> {
-        let fd = open(0)?;
+        Self::over(open(SockProtocol::NetlinkNetFilter, 0)?)
+    }
+
+    /// A socket that [`open`] made, perhaps in another namespace and by another process.
+    pub fn over(fd: OwnedFd) -> io::Result<Self> {
         setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_TIMEOUT_SECONDS))?;
         // Room for every acknowledgement of the largest batch; without the privilege the default must do.
         let _ = setsockopt(&fd, sockopt::RcvBufForce, &(4 << 20));
@@ -103,9 +108,20 @@ impl Netlink {
         dump: bool,
         names: &[(u16, &CStr)],
     ) -> io::Result<Option<Vec<Message>>> {
+        self.ask_of(libc::NFPROTO_INET as u8, kind, dump, names)
+    }
+
+    /// [`Self::ask`] in another family; 0 is every one.
+    pub fn ask_of(
+        &mut self,
+        family: u8,
+        kind: libc::c_int,
+        dump: bool,
+        names: &[(u16, &CStr)],
+    ) -> io::Result<Option<Vec<Message>>> {
         self.drain();
         self.seq = self.seq.wrapping_add(1).max(1);
-        let request = request(kind, dump, self.seq, names);
+        let request = request(family, kind, dump, self.seq, names);
         let to = NetlinkAddr::new(0, 0);
         sendmsg(self.fd.as_raw_fd(), &[IoSlice::new(&request)], &[], MsgFlags::empty(), Some(&to))?;
         let mut answers = Vec::new();
@@ -131,6 +147,7 @@ impl Netlink {
                     }
                     kind => answers.push(Message {
                         kind: kind as u16 & 0xff,
+                        family: message.get(HEADER).copied().unwrap_or_default(),
                         attributes: message.get(HEADER + NFGENMSG..).unwrap_or_default().to_vec(),
                     }),
                 }
@@ -152,7 +169,7 @@ impl Netlink {
     }
 }
 
-fn timed_out(errno: nix::errno::Errno) -> io::Error {
+pub(super) fn timed_out(errno: nix::errno::Errno) -> io::Error {
     match errno {
         nix::errno::Errno::EAGAIN => io::Error::new(io::ErrorKind::TimedOut, "the kernel did not answer"),
         other => other.into(),
@@ -164,16 +181,21 @@ pub(super) struct Monitor(OwnedFd);
 
 impl Monitor {
     pub fn open() -> io::Result<Self> {
-        open(1 << (NFTABLES_GROUP - 1)).map(Self)
+        open(SockProtocol::NetlinkNetFilter, MONITOR).map(Self)
     }
 
-    /// Forgets what happened so far; an overrun is forgotten too, since the reader looks for itself.
-    pub fn drain(&self) {
-        let mut scratch = [0; 4096];
+    pub fn over(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Forgets what happened so far, and tells whether anything did; an overrun is forgotten too, since the reader
+    /// looks for itself.
+    pub fn drain(&self) -> bool {
+        let (mut scratch, mut news) = ([0; 4096], false);
         loop {
             match recv(self.0.as_raw_fd(), &mut scratch, MsgFlags::MSG_DONTWAIT) {
-                Ok(_) | Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::EINTR) => {}
-                Err(_) => return,
+                Ok(_) | Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::EINTR) => news = true,
+                Err(_) => return news,
             }
         }
     }
@@ -185,20 +207,22 @@ impl AsFd for Monitor {
     }
 }
 
-fn open(groups: u32) -> io::Result<OwnedFd> {
-    let fd = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkNetFilter,
-    )?;
+/// A socket for changes and one that tells of them, for a process that has no right to enter this namespace.
+pub(super) fn open_both() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok((open(SockProtocol::NetlinkNetFilter, 0)?, open(SockProtocol::NetlinkNetFilter, MONITOR)?))
+}
+
+const MONITOR: u32 = 1 << (NFTABLES_GROUP - 1);
+
+pub(super) fn open(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(fd)
 }
 
 /// struct nlmsghdr, struct nfgenmsg and zero-terminated string attributes.
-fn request(kind: libc::c_int, dump: bool, seq: u32, names: &[(u16, &CStr)]) -> Vec<u8> {
-    let mut body = vec![libc::NFPROTO_INET as u8, 0, 0, 0];
+fn request(family: u8, kind: libc::c_int, dump: bool, seq: u32, names: &[(u16, &CStr)]) -> Vec<u8> {
+    let mut body = vec![family, 0, 0, 0];
     for (attribute, name) in names {
         let text = name.to_bytes_with_nul();
         body.extend_from_slice(&(text.len() as u16 + 4).to_ne_bytes());
@@ -219,7 +243,7 @@ fn request(kind: libc::c_int, dump: bool, seq: u32, names: &[(u16, &CStr)]) -> V
 }
 
 /// Splits a datagram into its messages; what is cut off or lies about its length ends it.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = u32_at(bytes, 0)? as usize;
         let message = bytes.get(..length).filter(|m| m.len() >= HEADER)?;
@@ -229,7 +253,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Sequence number and errno (0 = done) of an `NLMSG_ERROR`.
-fn acknowledgement(message: &[u8]) -> Option<(u32, i32)> {
+pub(crate) fn acknowledgement(message: &[u8]) -> Option<(u32, i32)> {
     if u16_at(message, 4)? != libc::NLMSG_ERROR as u16 {
         return None;
     }
@@ -238,7 +262,7 @@ fn acknowledgement(message: &[u8]) -> Option<(u32, i32)> {
 }
 
 /// Walks attributes (struct nlattr): type without its flag bits, and value.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(bytes, 0)?);
         let kind = u16_at(bytes, 2)? & !(0xc000);
@@ -248,11 +272,11 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
@@ -262,7 +286,7 @@ mod tests {
 
     #[test]
     fn cut_off_or_lying_messages_end_the_walk() {
-        let whole = request(libc::NFT_MSG_GETTABLE, false, 7, &[(1, c"outgate_fence")]);
+        let whole = request(1, libc::NFT_MSG_GETTABLE, false, 7, &[(1, c"outgate_fence")]);
         assert_eq!(messages(&whole).count(), 1);
         for cut in 0..whole.len() {
             assert_eq!(messages(&whole[..cut]).count(), 0);

@@ -2,7 +2,7 @@
 //! attributes. The one file of this module with `unsafe`; everything it gives out is safe.
 #![expect(unsafe_code, reason = "libnftnl is a C library; each block says why it holds")]
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::NonNull;
 
 use nftnl::expr::Expression;
@@ -11,29 +11,42 @@ use nftnl::set::{Set, SetKey};
 use nftnl::{MsgType, NlMsg, ProtoFamily, Rule};
 
 /// An expression by its libnftnl name and its attributes (`NFTNL_EXPR_*`).
-pub(super) struct Fields<'a> {
+pub(super) struct Fields {
     pub name: &'static CStr,
-    pub values: &'a [(u32, Value<'a>)],
+    pub values: Vec<(u32, Value)>,
 }
 
-#[derive(Clone, Copy)]
-pub(super) enum Value<'a> {
+pub(super) enum Value {
     U32(u32),
     U64(u64),
-    Text(&'a CStr),
+    Text(CString),
+    Expression(Box<Fields>),
 }
 
-impl Expression for Fields<'_> {
+impl Expression for Fields {
     fn to_expr(&self, _rule: &Rule<'_>) -> NonNull<sys::nftnl_expr> {
+        self.made()
+    }
+}
+
+impl Fields {
+    fn made(&self) -> NonNull<sys::nftnl_expr> {
         // SAFETY: the name is a C string that outlives the call; libnftnl copies nothing else from it.
         let expr = allocated(unsafe { sys::nftnl_expr_alloc(self.name.as_ptr()) });
-        for &(attribute, value) in self.values {
+        for (attribute, value) in &self.values {
+            let attribute = *attribute;
             // SAFETY: `expr` was just made and is owned here until it is returned; libnftnl copies number and string
-            // and bounds them by the attribute.
+            // and bounds them by the attribute, and takes over the inner expression, which nobody else holds.
             unsafe {
                 match value {
-                    Value::U32(n) => sys::nftnl_expr_set_u32(expr.as_ptr(), attribute as u16, n),
-                    Value::U64(n) => sys::nftnl_expr_set_u64(expr.as_ptr(), attribute as u16, n),
+                    Value::U32(n) => sys::nftnl_expr_set_u32(expr.as_ptr(), attribute as u16, *n),
+                    Value::U64(n) => sys::nftnl_expr_set_u64(expr.as_ptr(), attribute as u16, *n),
+                    Value::Expression(inner) => {
+                        let inner = inner.made().as_ptr().cast::<c_void>();
+                        if sys::nftnl_expr_set(expr.as_ptr(), attribute as u16, inner, 0) < 0 {
+                            std::process::abort();
+                        }
+                    }
                     Value::Text(text) => {
                         if sys::nftnl_expr_set_str(expr.as_ptr(), attribute as u16, text.as_ptr()) < 0 {
                             std::process::abort();
@@ -91,6 +104,40 @@ unsafe impl NlMsg for FlaggedTable {
                 seq,
             );
             sys::nftnl_table_nlmsg_build_payload(header, self.table.as_ptr());
+        }
+    }
+}
+
+/// Makes it a set that rules fill: bounded, and with seconds after which an element that is not renewed goes.
+pub(super) fn make_dynamic<K>(set: &Set<'_, K>, size: u32, forget: Option<u64>) {
+    let flags = libc::NFT_SET_EVAL | forget.map_or(0, |_| libc::NFT_SET_TIMEOUT);
+    // SAFETY: the pointer is valid while the set is borrowed; three numbers are copied.
+    unsafe {
+        let set = set.as_ptr().as_ptr();
+        sys::nftnl_set_set_u32(set, sys::NFTNL_SET_FLAGS as u16, flags as u32);
+        sys::nftnl_set_set_u32(set, sys::NFTNL_SET_DESC_SIZE as u16, size);
+        if let Some(seconds) = forget {
+            sys::nftnl_set_set_u64(set, sys::NFTNL_SET_TIMEOUT as u16, seconds.saturating_mul(1000));
+        }
+    }
+}
+
+/// The message that takes every element out of a set.
+pub(super) struct Emptied<'a, K>(pub &'a Set<'a, K>);
+
+// SAFETY: without elements the message is a header and three short attributes.
+unsafe impl<K> NlMsg for Emptied<'_, K> {
+    unsafe fn write(&self, buf: *mut c_void, seq: u32, _: MsgType) {
+        // SAFETY: the caller gives a buffer for the largest message; the set is valid while `self` lives.
+        unsafe {
+            let header = sys::nftnl_nlmsg_build_hdr(
+                buf.cast::<c_char>(),
+                libc::NFT_MSG_DELSETELEM as u16,
+                ProtoFamily::Inet as u16,
+                libc::NLM_F_ACK as u16,
+                seq,
+            );
+            sys::nftnl_set_elems_nlmsg_build_payload(header, self.0.as_ptr().as_ptr());
         }
     }
 }

@@ -8,13 +8,40 @@ use std::fmt;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// Bounds that keep one batch far below the kernel's netlink message limits.
-const MAX_INTERFACES: usize = 64;
-const MAX_NETWORKS: usize = 512;
-const MAX_PORTS: usize = 512;
+use super::pattern::{self, MAX_INTERFACE_NAME, is_interface_name};
 
-/// `IFNAMSIZ` less the closing zero (linux/if.h).
-const MAX_INTERFACE_NAME: usize = 15;
+/// Bounds that keep one batch far below the kernel's netlink message limits.
+pub(super) const MAX_INTERFACES: usize = 64;
+const MAX_NETWORKS: usize = 512;
+pub(super) const MAX_PORTS: usize = 512;
+
+/// How connections come to the transparent door.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Intercept {
+    /// Their destination is rewritten; connection tracking knows what it was.
+    #[default]
+    Redirect,
+    /// They are delivered as they are: the door's own address is their destination, and they are not tracked.
+    Tproxy,
+}
+
+/// Twice what the daemon lets a client have by default.
+const FLOWS_PER_SOURCE: u32 = 4096;
+
+/// The bounds of `[limits]` that the tables keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// TCP connections that one source may open in a second; twice as many at once.
+    pub syns_per_second: u32,
+}
+
+impl Default for Limits {
+    /// Ten times what a parallel install opens, and a fraction of what a core can refuse.
+    fn default() -> Self {
+        Self { syns_per_second: 5000 }
+    }
+}
 
 /// Where the agents are and where the doors stand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +61,33 @@ pub struct Settings {
     pub redirect_tcp_ports: Vec<u16>,
     /// The QUIC Version Negotiation responder; `None` rejects UDP 443 like all other UDP.
     pub quic_port: Option<u16>,
+    pub intercept: Intercept,
+    /// TCP connections of one source (an IPv6 /64) that the kernel lets through; in the way of floods, behind the
+    /// daemon's own bound. Connections that TPROXY takes are not tracked and so not counted here.
+    pub flows_per_source: u32,
+    /// TCP connections that one source may open in a second; twice as many at once.
+    pub syns_per_second: u32,
+    /// Bridges of containers that neighbours must not reach but through published ports, as `docker0` or `br-*`.
+    pub guard: Vec<String>,
+}
+
+impl Default for Settings {
+    /// No doors and nobody behind them, which is not valid: a beginning for what is filled in.
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            networks: Vec::new(),
+            transparent_port: None,
+            dns_port: None,
+            explicit_ports: Vec::new(),
+            redirect_tcp_ports: Vec::new(),
+            quic_port: None,
+            intercept: Intercept::Redirect,
+            flows_per_source: FLOWS_PER_SOURCE,
+            syns_per_second: Limits::default().syns_per_second,
+            guard: Vec::new(),
+        }
+    }
 }
 
 /// Every problem of the settings at once.
@@ -54,11 +108,26 @@ impl Settings {
         self.check_interfaces(&mut problems);
         self.check_networks(&mut problems);
         self.check_ports(&mut problems);
+        pattern::check(&self.guard, &mut problems);
+        if self.flows_per_source == 0 || self.syns_per_second == 0 || self.syns_per_second > u32::MAX / 2 {
+            problems.push("the flow cap and the SYN rate must be above 0 and below 2^31".into());
+        }
         if problems.is_empty() { Ok(()) } else { Err(SettingsError(problems)) }
     }
 
+    /// The transparent door, where packets are rewritten to it.
+    pub(super) fn redirect_port(&self) -> Option<u16> {
+        self.transparent_port.filter(|_| self.intercept == Intercept::Redirect)
+    }
+
+    /// The transparent door, where packets are handed to it as they are.
+    pub(super) fn tproxy_port(&self) -> Option<u16> {
+        self.transparent_port.filter(|_| self.intercept == Intercept::Tproxy)
+    }
+
     fn check_interfaces(&self, problems: &mut Vec<String>) {
-        if self.interfaces.is_empty() {
+        // Without both the tables fence nobody yet: the first workload is to be attached later.
+        if self.interfaces.is_empty() && !self.networks.is_empty() {
             problems.push("no agent interface is named: the tables would fence nobody".into());
         }
         if self.interfaces.len() > MAX_INTERFACES {
@@ -76,7 +145,7 @@ impl Settings {
     }
 
     fn check_networks(&self, problems: &mut Vec<String>) {
-        if self.networks.is_empty() {
+        if self.networks.is_empty() && !self.interfaces.is_empty() {
             problems
                 .push("no agent network is named: LAN neighbours could reach the host-only addresses".into());
         }
@@ -121,13 +190,6 @@ impl Settings {
     }
 }
 
-fn is_interface_name(name: &str) -> bool {
-    (1..=MAX_INTERFACE_NAME).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-@:".contains(&b))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -141,6 +203,7 @@ pub(super) mod tests {
             explicit_ports: vec![3128],
             redirect_tcp_ports: vec![80, 443],
             quic_port: Some(15443),
+            ..Settings::default()
         }
     }
 
@@ -162,8 +225,10 @@ pub(super) mod tests {
             networks: vec!["0.0.0.0/0".parse().unwrap(), "127.0.0.0/8".parse().unwrap()],
             transparent_port: Some(3128),
             redirect_tcp_ports: vec![0, 53],
+            guard: vec!["*".into(), "lo".into(), "br *".into(), "br-*".into()],
+            syns_per_second: 0,
             ..example()
         };
-        assert_eq!(bad.validate().unwrap_err().0.len(), 10);
+        assert_eq!(bad.validate().unwrap_err().0.len(), 14);
     }
 }

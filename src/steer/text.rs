@@ -4,12 +4,15 @@
 
 use std::fmt::{self, Display, Write};
 
-use super::rules::{self, AddressType, Base, Clause, Elements, Icmp, Proto, Rule, Set, Table};
+use super::marked;
+use super::rules::{self, AddressType, Base, Clause, Elements, Family, Icmp, Proto, Rule, Set, Table};
 use super::settings::Settings;
 
-/// Both tables, as a file that `nft -f` takes. Valid settings are the caller's duty.
+/// All tables of the gate, as a file that `nft -f` takes. Valid settings are the caller's duty.
 pub fn render(settings: &Settings) -> String {
-    format!("{}\n{}", rules::fence(settings), rules::redirect(settings))
+    let tables: Vec<String> = super::tables::wanted(settings).iter().map(ToString::to_string).collect();
+    let routes = if settings.tproxy_port().is_some() { marked::WORDS } else { "" };
+    tables.join("\n") + routes
 }
 
 impl Display for Table {
@@ -22,9 +25,13 @@ impl Display for Table {
             let gap = if i == 0 { "" } else { "\n" };
             let (kind, hook, priority) = match chain.base {
                 Base::RawPrerouting => ("filter", "prerouting", "raw"),
+                Base::RawOutput => ("filter", "output", "raw"),
+                Base::ManglePrerouting => ("filter", "prerouting", "mangle"),
                 Base::Forward => ("filter", "forward", "filter"),
                 Base::Input => ("filter", "input", "filter"),
-                Base::NatPrerouting => ("nat", "prerouting", "dstnat"),
+                Base::Output => ("filter", "output", "filter"),
+                Base::NatPrerouting => ("nat", "prerouting", "dstnat - 10"),
+                Base::NatOutput => ("nat", "output", "-110"),
             };
             writeln!(f, "{gap}\tchain {} {{", chain.name)?;
             writeln!(f, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;")?;
@@ -39,11 +46,20 @@ impl Display for Table {
 
 impl Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Elements::Sources { family, forget } = &self.elements {
+            let kind = if *family == Family::V4 { "ipv4_addr" } else { "ipv6_addr" };
+            writeln!(f, "\tset {} {{\n\t\ttype {kind}\n\t\tsize {}", self.name, rules::SOURCES)?;
+            return match forget {
+                Some(seconds) => writeln!(f, "\t\tflags dynamic,timeout\n\t\ttimeout {seconds}s\n\t}}"),
+                None => writeln!(f, "\t\tflags dynamic\n\t}}"),
+            };
+        }
         let (kind, interval, elements) = match &self.elements {
             Elements::Interfaces(names) => ("ifname", false, list(names.iter().map(|n| format!("{n:?}")))),
             Elements::V4(nets) => ("ipv4_addr", true, list(nets)),
             Elements::V6(nets) => ("ipv6_addr", true, list(nets)),
             Elements::Ports(ports) => ("inet_service", false, list(ports)),
+            Elements::Sources { .. } => return Ok(()),
         };
         writeln!(f, "\tset {} {{", self.name)?;
         writeln!(f, "\t\ttype {kind}")?;
@@ -89,6 +105,16 @@ impl Display for Clause {
             Self::ToAgents => write!(f, "oifname @{}", rules::AGENT_IF),
             Self::ToNetwork4 => write!(f, "ip daddr @{}", rules::AGENT_NET4),
             Self::ToNetwork6 => write!(f, "ip6 daddr @{}", rules::AGENT_NET6),
+            Self::FromUplink => write!(f, "iifname @{}", rules::UPLINK),
+            Self::FromBridge => f.write_str("meta iifkind \"bridge\""),
+            Self::ToBridge => f.write_str("meta oifkind \"bridge\""),
+            Self::NotToUplink => write!(f, "oifname != @{}", rules::UPLINK),
+            Self::RoutedElsewhere(uplink) => {
+                let name = String::from_utf8_lossy(&uplink.0);
+                write!(f, "fib daddr oifname != \"{}\"", name.trim_end_matches('\0'))
+            }
+            Self::ToHere => f.write_str("fib daddr type local"),
+            Self::FromUser(uid) => write!(f, "meta skuid {uid}"),
             Self::SourceElsewhere => f.write_str("fib saddr . iif oif missing"),
             Self::ToType { is, address } => {
                 let not = if *is { "" } else { "!= " };
@@ -98,7 +124,30 @@ impl Display for Clause {
             Self::TcpPort(port) => write!(f, "tcp dport {port}"),
             Self::UdpPort(port) => write!(f, "udp dport {port}"),
             Self::TcpPortIn(set) => write!(f, "tcp dport @{set}"),
+            Self::From(pattern) => write!(f, "iifname {pattern}"),
+            Self::To(pattern) => write!(f, "oifname {pattern}"),
+            Self::ToLoopback4 => f.write_str("ip daddr 127.0.0.0/8"),
+            Self::ToSet4(set) => write!(f, "ip daddr @{set}"),
+            Self::ToSet6(set) => write!(f, "ip6 daddr @{set}"),
+            Self::TcpSourcePortIn(set) => write!(f, "tcp sport @{set}"),
+            Self::Syn => f.write_str("tcp flags & (fin | syn | rst | ack) == syn"),
+            Self::Faster { than, family, set } => {
+                let (source, burst) = (source(*family), than.saturating_mul(2));
+                write!(f, "update @{set} {{ {source} limit rate over {than}/second burst {burst} packets }}")
+            }
+            Self::More { than, family, set } => {
+                write!(f, "add @{set} {{ {} ct count over {than} }}", source(*family))
+            }
+            Self::Uncounted { family, set } => write!(f, "{} != @{set}", source(*family)),
+            Self::New => f.write_str("ct state new"),
+            Self::Untracked => f.write_str("notrack"),
+            Self::OfTransparentConnection => f.write_str("socket transparent 1 socket wildcard 0"),
+            Self::OfTransparentSocket => f.write_str("socket transparent 1"),
+            Self::Marked => write!(f, "meta mark {:#x}", rules::MARK),
+            Self::Mark => write!(f, "meta mark set {:#x}", rules::MARK),
+            Self::TproxyTo(port) => write!(f, "tproxy to :{port}"),
             Self::Redirected => f.write_str("ct status dnat"),
+            Self::NotRedirected => f.write_str("ct status & dnat == 0"),
             Self::Reply => f.write_str("ct direction reply"),
             Self::Established => f.write_str("ct state established"),
             Self::Related => f.write_str("ct state related"),
@@ -112,6 +161,13 @@ impl Display for Clause {
             Self::Prohibit => f.write_str("reject with icmpx admin-prohibited"),
             Self::RedirectTo(port) => write!(f, "redirect to :{port}"),
         }
+    }
+}
+
+fn source(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip saddr",
+        Family::V6 => "ip6 saddr & ffff:ffff:ffff:ffff::",
     }
 }
 

@@ -40,6 +40,10 @@ pub struct Metrics {
     pub bytes_up: Counter,
     pub bytes_down: Counter,
     pub upstream_idle: Gauge,
+    /// Datagrams on UDP port 443: answered, over the rate of their source, and all others.
+    pub quic_answered: Counter,
+    pub quic_limited: Counter,
+    pub quic_ignored: Counter,
     pub leaves_minted: Gauge,
     pub leaves_cached: Gauge,
     /// Set before scraping, from `audit::Log::stats`.
@@ -47,6 +51,10 @@ pub struct Metrics {
     pub audit_stalled: Gauge,
     pub audit_lost: Gauge,
     pub audit_written: Gauge,
+    /// Set before scraping, from `dns::Counters`.
+    pub dns_messages: Gauge,
+    pub dns_dropped: Gauge,
+    pub dns_connections_refused: Gauge,
 }
 
 impl Default for Metrics {
@@ -75,12 +83,18 @@ impl Metrics {
             bytes_up: Counter::default(),
             bytes_down: Counter::default(),
             upstream_idle: Gauge::default(),
+            quic_answered: Counter::default(),
+            quic_limited: Counter::default(),
+            quic_ignored: Counter::default(),
             leaves_minted: Gauge::default(),
             leaves_cached: Gauge::default(),
             audit_queue_bytes: Gauge::default(),
             audit_stalled: Gauge::default(),
             audit_lost: Gauge::default(),
             audit_written: Gauge::default(),
+            dns_messages: Gauge::default(),
+            dns_dropped: Gauge::default(),
+            dns_connections_refused: Gauge::default(),
         };
         metrics.register_traffic();
         metrics.register_state();
@@ -99,6 +113,14 @@ impl Metrics {
             "Upstream connections kept for another request",
             self.upstream_idle.clone(),
         );
+        let quic = [
+            ("quic_answered", "QUIC connections told to take TCP", &self.quic_answered),
+            ("quic_limited", "The same, over the rate of their source", &self.quic_limited),
+            ("quic_ignored", "Other datagrams on UDP port 443", &self.quic_ignored),
+        ];
+        for (name, help, counter) in quic {
+            r.register(name, help, counter.clone());
+        }
         r.register("leaves_minted", "Certificates minted", self.leaves_minted.clone());
         r.register("leaves_cached", "Certificates in the cache", self.leaves_cached.clone());
     }
@@ -128,6 +150,17 @@ impl Metrics {
         );
         r.register("audit_lost", "Records refused or dropped since the start", self.audit_lost.clone());
         r.register("audit_written", "Records written since the start", self.audit_written.clone());
+        r.register("dns_messages", "DNS messages received since the start", self.dns_messages.clone());
+        r.register(
+            "dns_dropped",
+            "DNS messages over the rate of their source, neither answered nor recorded",
+            self.dns_dropped.clone(),
+        );
+        r.register(
+            "dns_connections_refused",
+            "TCP connections to the DNS door over the limit",
+            self.dns_connections_refused.clone(),
+        );
     }
 
     /// Counts a decision. Plain allows are cheap; anything else is looked up.
@@ -135,12 +168,16 @@ impl Metrics {
         if verdict == "allow" && reason.is_none() {
             let [transparent, explicit, dns] = &self.allowed;
             let counter = match door {
-                Door::Transparent => transparent,
-                Door::Explicit => explicit,
-                Door::Dns => dns,
+                Door::Transparent => Some(transparent),
+                Door::Explicit => Some(explicit),
+                Door::Dns => Some(dns),
+                // It allows nothing.
+                Door::Quic => None,
             };
-            counter.inc();
-            return;
+            if let Some(counter) = counter {
+                counter.inc();
+                return;
+            }
         }
         let labels = DecisionLabels { door: door.as_str(), verdict, reason: reason.unwrap_or_default() };
         self.decisions.get_or_create(&labels).inc();

@@ -5,10 +5,12 @@
 //! no function here can reach a key.
 
 use super::client::Anchors;
+use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::CertificateDer;
-use std::path::Path;
+use rustls::pki_types::pem::PemObject;
+use std::path::{Path, PathBuf};
 
 /// A variable that makes some tools trust what a PEM file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,74 @@ pub fn bundle(anchors: &Anchors, ours: &[CertificateDer<'_>]) -> String {
     all.map(|der: &[u8]| to_pem(der)).collect()
 }
 
+/// The files in which distributions keep all their roots: Debian, Alpine, Arch; Red Hat; SUSE; Alpine; Red Hat again.
+const STORES: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+];
+/// Real ones have a quarter of a megabyte.
+const LARGEST_STORE: u64 = 8 * 1024 * 1024;
+
+/// The roots of the image that this runs in, as they lie in its own file, and `ours` behind them; and which file that
+/// was. Nothing is parsed: it is for the start of a workload, which must be quick.
+pub fn image_bundle(ours: &[CertificateDer<'_>]) -> (String, Option<PathBuf>) {
+    let found = STORES.iter().map(Path::new).find_map(|path| {
+        let small = std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() <= LARGEST_STORE);
+        let text = if small { std::fs::read_to_string(path).ok()? } else { return None };
+        text.contains("-----BEGIN CERTIFICATE-----").then(|| (text, path.to_owned()))
+    });
+    let (mut text, store) = found.map_or_else(Default::default, |(text, path)| (text, Some(path)));
+    for pem in ours.iter().map(|der| to_pem(der)) {
+        if !text.contains(&pem) {
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
+            }
+            text.push_str(&pem);
+        }
+    }
+    (text, store)
+}
+
+/// Certificates as a Java key store of the old kind (JKS), which Java reads without being told a password. The format is
+/// that of `sun.security.provider.JavaKeyStore`: big-endian numbers, and at the end a digest of all of it.
+pub fn java_store(certificates: &[CertificateDer<'_>]) -> Vec<u8> {
+    const MAGIC: u32 = 0xfeed_feed;
+    const VERSION: u32 = 2;
+    const TRUSTED: u32 = 2;
+    let word = |out: &mut Vec<u8>, text: &str| {
+        out.extend_from_slice(&(text.len() as u16).to_be_bytes());
+        out.extend_from_slice(text.as_bytes());
+    };
+    let mut store = Vec::new();
+    for number in [MAGIC, VERSION, certificates.len() as u32] {
+        store.extend_from_slice(&number.to_be_bytes());
+    }
+    for (place, der) in certificates.iter().enumerate() {
+        store.extend_from_slice(&TRUSTED.to_be_bytes());
+        word(&mut store, &format!("outgate{place}"));
+        // When it was put in; nobody asks.
+        store.extend_from_slice(&0u64.to_be_bytes());
+        word(&mut store, "X.509");
+        store.extend_from_slice(&(der.len() as u32).to_be_bytes());
+        store.extend_from_slice(der);
+    }
+    // The customary password, in UTF-16, before the content. It keeps nothing secret: the digest is there for keytool.
+    let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(&"changeit".encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<_>>());
+    hash.update(b"Mighty Aphrodite");
+    hash.update(&store);
+    store.extend_from_slice(hash.finish().as_ref());
+    store
+}
+
+/// The certificates of a PEM file; whatever else it holds is left out.
+pub fn certificates_in(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
+}
+
 /// The lines for all of [`VARIABLES`]. `combined` is where [`bundle`]'s text lies as the client sees it, `ca` where
 /// our CA alone does. `None` when a path has a character that the style cannot carry.
 pub fn env_lines(style: EnvStyle, combined: &Path, ca: &Path) -> Option<String> {
@@ -95,7 +165,6 @@ mod tests {
     use crate::tls::authority::Authority;
     use crate::tls::ca::tests::settings;
     use crate::tls::client::Roots;
-    use rustls::pki_types::pem::PemObject;
 
     #[test]
     fn a_bundle_holds_the_roots_and_ours_and_none_twice() {
@@ -109,6 +178,17 @@ mod tests {
             CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().unwrap();
         assert_eq!(found, [root.certificate_der().clone(), ours.certificate_der().clone()]);
         assert!(text.lines().all(|line| line.len() <= 64));
+    }
+
+    #[test]
+    fn the_bundle_of_an_image_holds_its_roots_and_ours() {
+        let (_a, ours) = settings();
+        let (ours, _) = Authority::load_or_create(&ours).unwrap();
+        let mine = [ours.certificate_der().clone()];
+        let (text, store) = image_bundle(&mine);
+        let found = certificates_in(text.as_bytes());
+        assert_eq!(found.last(), mine.last());
+        assert_eq!(found.len() > 1, store.is_some());
     }
 
     #[test]

@@ -99,6 +99,12 @@ impl Minter {
         self.server_config_at(host, OffsetDateTime::now_utc())
     }
 
+    /// Whether the host's leaf is there and need not be minted.
+    pub fn holds(&self, host: &Host) -> bool {
+        let leaf = self.0.issuing.load().cache.get(host);
+        leaf.is_some_and(|leaf| OffsetDateTime::now_utc() < leaf.renew_at)
+    }
+
     /// From now on `authority` signs. Cached leaves, the leaf key and the keys of session tickets are all new.
     pub fn replace(&self, authority: Arc<Authority>) -> Result<(), MintError> {
         self.0.issuing.store(Arc::new(Issuing::new(authority, &self.0.settings)?));

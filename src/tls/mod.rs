@@ -22,13 +22,15 @@ use std::sync::{Arc, OnceLock};
 
 pub use alert::Alert;
 pub use authority::{Authority, Summary};
-pub use bundle::{EnvStyle, VARIABLES, Variable, bundle, env_lines, to_pem};
+pub use bundle::{
+    EnvStyle, VARIABLES, Variable, bundle, certificates_in, env_lines, image_bundle, java_store, to_pem,
+};
 pub use ca::{CaError, CaSettings, Created, DEFAULT_CA_LIFETIME};
 pub use client::{Alpn, Anchors, ClientCertificate, ClientError, Profile, ProfileSettings, Roots};
 pub use fault::{ClientFault, UpstreamFault, tls_error};
 pub use hello::{AlpnOffer, Hello, HelloError, MAX_HELLO_BYTES, Opening, Pending, Sni, looks_like_tls};
 pub use leaf::{MintError, Minter, MinterSettings};
-pub use rotate::{promote, stage, trusted};
+pub use rotate::{beside, promote, stage, trusted};
 pub use server::{TerminateError, terminate};
 
 /// The one crypto provider: aws-lc-rs with rustls' default suites and groups (TLS 1.2 with ECDHE and AEAD only,

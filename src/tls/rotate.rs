@@ -76,8 +76,8 @@ pub(super) fn is_cut_off(certificate: &Path, key: &Path) -> bool {
     Authority::from_pem((&next, &pem), (key, &key_pem), OffsetDateTime::now_utc()).is_ok()
 }
 
-/// `certs/ca.pem` and `next` give `certs/ca.next.pem`.
-fn beside(path: &Path, tag: &str) -> PathBuf {
+/// `certs/ca.pem` and `next` give `certs/ca.next.pem`. The tags are `next` and `previous`.
+pub fn beside(path: &Path, tag: &str) -> PathBuf {
     let mut name = path.file_stem().unwrap_or_default().to_owned();
     name.push(".");
     name.push(tag);

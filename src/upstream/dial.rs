@@ -1,16 +1,22 @@
 //! The only place that connects. It takes a right, resolves its name with our own resolver, passes each address
-//! through the guard at the moment of dialling, and connects to exactly the address that was passed.
+//! through the guard at the moment of dialling, and connects to exactly the address that was passed: directly, or by
+//! asking the upstream proxy for it. Where there is a proxy, only what `no_proxy` names is dialled directly; a proxy
+//! that fails is never followed by a direct connection.
 
+use super::chain::{self, Destination, ProxyError};
+use super::proxy::Proxy;
 use super::{Settings, UpstreamError, Wire};
 use crate::base::{AddressClass, Host, Proto, Scheme, UpstreamAddr};
-use crate::dns::Resolver;
+use crate::dns::{Resolver, Slot, Slots};
 use crate::net::OwnAddresses;
 use crate::policy::{DialRight, Rule};
 use crate::tls::{
     self, Alpn, Anchors, ClientCertificate, ClientError, Profile, ProfileSettings, UpstreamFault,
 };
+use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -32,6 +38,9 @@ pub(super) struct Dialler {
     special: Mutex<HashMap<usize, OfRule>>,
     connect: Duration,
     handshake: Duration,
+    /// Dials under way, by client, host and port.
+    under_way: Arc<Slots<u64>>,
+    hasher: RandomState,
 }
 
 /// A rule, by which a stale entry is told, and its profile.
@@ -40,7 +49,30 @@ type OfRule = (Weak<Rule>, Arc<Profile>);
 pub(super) struct Dialled {
     pub(super) wire: Wire,
     pub(super) proto: Proto,
-    pub(super) address: UpstreamAddr,
+    pub(super) reached: Reached,
+}
+
+/// What a connection leads to, for records.
+#[derive(Debug, Clone)]
+pub struct Reached {
+    /// Absent where the proxy resolved the name.
+    pub address: Option<UpstreamAddr>,
+    /// The proxy that it goes through.
+    pub proxy: Option<Arc<str>>,
+}
+
+/// A connection for bytes, without TLS of ours.
+pub struct Opened {
+    pub wire: Wire,
+    /// What came in behind the proxy's answer.
+    pub ahead: Bytes,
+    pub reached: Reached,
+}
+
+/// The ways that a right may be followed.
+enum Route {
+    Direct(Vec<SocketAddr>),
+    Through(Arc<Proxy>, Vec<Destination>),
 }
 
 impl Dialler {
@@ -59,6 +91,8 @@ impl Dialler {
             special: Mutex::new(HashMap::new()),
             connect: settings.connect,
             handshake: settings.handshake,
+            under_way: Slots::new(usize::MAX, settings.dials_per_host),
+            hasher: RandomState::new(),
         })
     }
 
@@ -76,39 +110,138 @@ impl Dialler {
         class_passes && !self.own.contains(ip)
     }
 
-    /// A TCP connection to one of the right's addresses.
-    pub(super) async fn tcp(&self, right: &DialRight) -> Result<(TcpStream, UpstreamAddr), UpstreamError> {
-        let candidates = self.candidates(right).await?;
-        let stream = race(&candidates, self.connect).await?;
-        stream.set_nodelay(true)?;
-        let address = UpstreamAddr(stream.peer_addr()?);
-        Ok((stream, address))
+    /// A place among the dials under way, while it is held.
+    pub(super) fn turn(&self, right: &DialRight) -> Result<Slot<u64>, UpstreamError> {
+        let place = self.hasher.hash_one((right.client(), right.host(), right.port()));
+        self.under_way.take(place).ok_or(UpstreamError::Busy)
+    }
+
+    /// Bytes to where the right leads, through `proxy` where there is one.
+    pub(super) async fn open(
+        &self,
+        right: &DialRight,
+        proxy: Option<&Arc<Proxy>>,
+    ) -> Result<Opened, UpstreamError> {
+        match self.route(right, proxy).await? {
+            Route::Direct(addresses) => {
+                let stream = race(&addresses, self.connect).await?;
+                let address = Some(UpstreamAddr(stream.peer_addr()?));
+                let reached = Reached { address, proxy: None };
+                Ok(Opened { wire: Wire::Tcp(stream), ahead: Bytes::new(), reached })
+            }
+            Route::Through(proxy, destinations) => Ok(self.through(&proxy, &destinations).await?),
+        }
     }
 
     /// A connection that is ready for HTTP: over https the origin was verified, and `offer` was offered by ALPN.
-    pub(super) async fn connect(&self, right: &DialRight, offer: &[Proto]) -> Result<Dialled, UpstreamError> {
-        tokio::time::timeout(self.handshake, self.connect_unbounded(right, offer))
+    pub(super) async fn connect(
+        &self,
+        right: &DialRight,
+        proxy: Option<&Arc<Proxy>>,
+        offer: &[Proto],
+    ) -> Result<Dialled, UpstreamError> {
+        let _turn = self.turn(right)?;
+        tokio::time::timeout(self.handshake, self.connect_unbounded(right, proxy, offer))
             .await
             .unwrap_or(Err(UpstreamError::ConnectTimeout))
     }
 
-    async fn connect_unbounded(&self, right: &DialRight, offer: &[Proto]) -> Result<Dialled, UpstreamError> {
-        let (tcp, address) = self.tcp(right).await?;
+    async fn connect_unbounded(
+        &self,
+        right: &DialRight,
+        proxy: Option<&Arc<Proxy>>,
+        offer: &[Proto],
+    ) -> Result<Dialled, UpstreamError> {
+        let Opened { wire, ahead, reached } = self.open(right, proxy).await?;
+        if !ahead.is_empty() {
+            return Err(ProxyError::Answer("bytes behind it that nobody asked for".into()).into());
+        }
         if right.scheme() != Scheme::Https {
-            return Ok(Dialled { wire: Wire::Tcp(tcp), proto: Proto::H1, address });
+            return Ok(Dialled { wire, proto: Proto::H1, reached });
         }
         let alpn = if offer.contains(&Proto::H2) { Alpn::Both } else { Alpn::Http1 };
         let config = self.profile(right)?.config(alpn);
         let name = server_name(right.host())?;
-        let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| tls_failure(&e))?;
+        let stream = TlsConnector::from(config).connect(name, wire).await.map_err(|e| tls_failure(&e))?;
         let proto = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Proto::H2,
             _ => Proto::H1,
         };
-        Ok(Dialled { wire: Wire::Tls(Box::new(stream)), proto, address })
+        Ok(Dialled { wire: Wire::Tls(Box::new(stream)), proto, reached })
     }
 
-    pub(super) async fn candidates(&self, right: &DialRight) -> Result<Vec<SocketAddr>, UpstreamError> {
+    /// Fails where the right leads only to addresses that the guard refuses, or to none.
+    pub(super) async fn check(
+        &self,
+        right: &DialRight,
+        proxy: Option<&Arc<Proxy>>,
+    ) -> Result<(), UpstreamError> {
+        self.route(right, proxy).await.map(|_| ())
+    }
+
+    async fn route(&self, right: &DialRight, proxy: Option<&Arc<Proxy>>) -> Result<Route, UpstreamError> {
+        let (host, port) = (right.host(), right.port());
+        let found = self.candidates(right).await;
+        let Some(proxy) = proxy.filter(|proxy| !proxy.passes_by(host, port)) else {
+            return found.map(Route::Direct);
+        };
+        let resolves = proxy.settings().danger_proxy_resolves;
+        let addresses = match found {
+            Ok(addresses) => addresses,
+            Err(UpstreamError::Dns(_)) if resolves => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let near: Vec<SocketAddr> =
+            addresses.iter().copied().filter(|a| proxy.passes_by_address(a.ip(), port)).collect();
+        if !near.is_empty() {
+            return Ok(Route::Direct(near));
+        }
+        let destinations = match host {
+            Host::Name(name) if resolves => vec![Destination::Name(name.clone(), port)],
+            Host::Name(_) | Host::Ip(_) => addresses.into_iter().map(Destination::Address).collect(),
+        };
+        Ok(Route::Through(proxy.clone(), destinations))
+    }
+
+    /// One destination after the other: the proxy has a dialler of its own, and is not asked for several at once.
+    async fn through(&self, proxy: &Proxy, destinations: &[Destination]) -> Result<Opened, ProxyError> {
+        let mut last = ProxyError::Dns("there is no address to ask it for".into());
+        for destination in destinations {
+            match self.one_through(proxy, destination).await {
+                Err(error) if error.is_of_the_destination() => last = error,
+                other => return other,
+            }
+        }
+        Err(last)
+    }
+
+    async fn one_through(&self, proxy: &Proxy, destination: &Destination) -> Result<Opened, ProxyError> {
+        let url = &proxy.settings().url;
+        // The operator named it, so the guard has no say here: company proxies stand at private addresses.
+        let addresses: Vec<SocketAddr> = match &url.host {
+            Host::Ip(ip) => vec![SocketAddr::new(*ip, url.port)],
+            Host::Name(name) => {
+                let found =
+                    self.resolver.addresses(name).await.map_err(|e| ProxyError::Dns(e.to_string()))?;
+                found.addrs.iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(*ip, url.port)).collect()
+            }
+        };
+        let stream = race(&addresses, self.connect).await.map_err(|error| match error {
+            UpstreamError::Connect(io) => ProxyError::Connect(io),
+            UpstreamError::ConnectTimeout => ProxyError::Slow,
+            other => ProxyError::Dns(other.to_string()),
+        })?;
+        let asking = chain::through(proxy, Wire::Tcp(stream), destination);
+        let (wire, ahead) =
+            tokio::time::timeout(self.connect, asking).await.unwrap_or(Err(ProxyError::Slow))?;
+        let address = match destination {
+            Destination::Address(address) => Some(UpstreamAddr(*address)),
+            Destination::Name(..) => None,
+        };
+        Ok(Opened { wire, ahead, reached: Reached { address, proxy: Some(proxy.shown().clone()) } })
+    }
+
+    async fn candidates(&self, right: &DialRight) -> Result<Vec<SocketAddr>, UpstreamError> {
         let port = right.port();
         let all: Vec<IpAddr> = match right.host() {
             Host::Ip(ip) => vec![*ip],
@@ -174,7 +307,7 @@ async fn race(candidates: &[SocketAddr], each: Duration) -> Result<TcpStream, Up
         return Err(UpstreamError::Dns("the name has no address".into()));
     };
     if rest.is_empty() {
-        return connect(*first, each).await.map_err(UpstreamError::Connect);
+        return connect(*first, each).await.map_err(failed);
     }
     let (won, mut winner) = tokio::sync::mpsc::channel(1);
     let attempts = candidates.iter().enumerate().map(|(i, address)| {
@@ -197,9 +330,17 @@ async fn race(candidates: &[SocketAddr], each: Duration) -> Result<TcpStream, Up
             Ok(stream) => Ok(stream),
             Err(_) => {
                 let last = errors.into_iter().flatten().last();
-                Err(UpstreamError::Connect(last.unwrap_or_else(|| io::ErrorKind::NotConnected.into())))
+                Err(failed(last.unwrap_or_else(|| io::ErrorKind::NotConnected.into())))
             }
         },
+    }
+}
+
+/// An address that does not answer is told from one that says no.
+fn failed(error: io::Error) -> UpstreamError {
+    match error.kind() {
+        io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
+        _ => UpstreamError::Connect(error),
     }
 }
 
@@ -228,7 +369,11 @@ async fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> 
         reason = "the one place that connects: the guard has passed the address"
     )]
     let connecting = TcpStream::connect(address);
-    tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    let stream = tokio::time::timeout(limit, connecting)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn tls_failure(error: &io::Error) -> UpstreamError {

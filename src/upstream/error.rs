@@ -1,5 +1,6 @@
 //! Why an exchange with the upstream side failed, and which reason a record gives for it.
 
+use super::chain::ProxyError;
 use crate::codec::BodyError;
 use crate::codec::h1::{ReadError, WriteError};
 use crate::policy::Reason;
@@ -10,11 +11,15 @@ use std::net::IpAddr;
 pub enum UpstreamError {
     #[error("the name could not be resolved: {0}")]
     Dns(String),
+    #[error("too many connections to this place are being opened already")]
+    Busy,
     /// The guard refused every address.
     #[error("the address guard refuses {0}")]
     Blocked(IpAddr),
     #[error("no address could be connected to: {0}")]
     Connect(#[source] io::Error),
+    #[error("the upstream proxy is no way out: {0}")]
+    Proxy(#[from] ProxyError),
     #[error("the connection or its TLS handshake took too long")]
     ConnectTimeout,
     #[error("the certificate was not accepted: {0}")]
@@ -44,8 +49,10 @@ impl UpstreamError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Dns(_) => Reason::Dns,
+            Self::Busy => Reason::Limit,
             Self::Blocked(_) => Reason::AddrBlocked,
             Self::Connect(_) | Self::Closed | Self::Stale | Self::Io(_) => Reason::UpstreamConnect,
+            Self::Proxy(_) => Reason::UpstreamProxy,
             Self::ConnectTimeout | Self::HeadTimeout => Reason::UpstreamTimeout,
             Self::Certificate(_) => Reason::UpstreamCert,
             Self::Tls(_) | Self::NoCommonProtocol | Self::Protocol(_) => Reason::UpstreamProtocol,

@@ -1,13 +1,12 @@
 //! One HTTP/1 exchange with an upstream host. The request is written and the answer read by the same task; only an
 //! upload that goes on after the answer began gets a task of its own.
 
-use super::dial::Dialled;
+use super::dial::{Dialled, Reached};
 use super::pool::{Key, Pool};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest, Wire};
-use crate::base::UpstreamAddr;
 use crate::codec::h1::{
     Framing, HeadLimits, Left, MessageBody, Persistence, Reader, ResponseHead, Slot, WriteError,
-    encode_request, framing_of, write_message,
+    encode_request, framing_of, write_head, write_message,
 };
 use crate::codec::{Body, BodyError, Pace};
 use bytes::{Bytes, BytesMut};
@@ -24,14 +23,14 @@ const MAX_INTERIM: usize = 16;
 pub(super) struct Connection {
     reader: Reader<ReadHalf<Wire>>,
     writer: WriteHalf<Wire>,
-    address: UpstreamAddr,
+    reached: Reached,
     reused: bool,
 }
 
 impl Connection {
     pub(super) fn new(dialled: Dialled) -> Self {
         let (read, writer) = tokio::io::split(dialled.wire);
-        Self { reader: Reader::new(read), writer, address: dialled.address, reused: false }
+        Self { reader: Reader::new(read), writer, reached: dialled.reached, reused: false }
     }
 
     pub(super) fn is_quiet(&mut self) -> bool {
@@ -43,14 +42,12 @@ type Uploading = Pin<Box<dyn Future<Output = (WriteHalf<Wire>, Result<(), WriteE
 
 pub(super) async fn exchange(
     connection: Connection,
-    request: UpstreamRequest,
+    request: &mut UpstreamRequest,
     upstream: &Upstream,
     key: &Key,
 ) -> Result<Answer, UpstreamError> {
-    let Connection { mut reader, writer, address, reused } = connection;
+    let Connection { mut reader, writer, reached, reused } = connection;
     let framing = framing_of(&request.body);
-    let mut request = request;
-    super::h2::join_cookies(&mut request.headers);
     let mut head = BytesMut::new();
     encode_request(
         &mut head,
@@ -71,40 +68,41 @@ pub(super) async fn exchange(
         head.truncate(head.len() - 2);
         head.extend_from_slice(b"connection: close\r\n\r\n");
     }
-    let UpstreamRequest { method, body, websocket, .. } = request;
     let stall = upstream.settings.write_stall;
     let (writer, upload) = if framing == Framing::None {
         let mut writer = writer;
-        let sent = write_message(&mut writer, head, &mut Body::Empty, framing, stall).await;
+        let sent = write_head(&mut writer, head, stall).await;
         sent.map_err(|e| stale(reused, e.into()))?;
         (Some(writer), None)
     } else {
-        let mut writer = writer;
+        let (mut writer, mut body) = (writer, std::mem::take(&mut request.body));
         let upload: Uploading = Box::pin(async move {
-            let mut body = body;
             let result = write_message(&mut writer, head, &mut body, framing, stall).await;
             (writer, result)
         });
         (None, Some(upload))
     };
-    let answered = answer(&mut reader, &method, upload, upstream, websocket).await;
+    let answered = answer(&mut reader, &request.method, upload, upstream, request.websocket).await;
     let (head, finished, still_uploading) = answered.map_err(|e| stale(reused, e))?;
     if let Some(upload) = still_uploading {
         let drain = upstream.tasks.drain_signal();
         upstream.tasks.spawn("upload", finish_upload(upload, drain));
     }
-    let connection = Parts { reader, writer: writer.or(finished).filter(|_| !is_last), address };
-    Ok(into_answer(head, connection, &method, upstream, key))
+    let connection = Parts { reader, writer: writer.or(finished).filter(|_| !is_last), reached };
+    Ok(into_answer(head, connection, &request.method, upstream, key))
 }
 
 /// An upload that outlives the head of its answer; its connection is not used again.
 async fn finish_upload(upload: Uploading, mut drain: crate::rt::Drain) {
     tokio::select! {
-        // Half a message must not look like a whole one: the connection ends with it.
-        (mut writer, _) = upload => {
-            let _ = tokio::io::AsyncWriteExt::shutdown(&mut writer).await;
+        // Half a message must not look like a whole one: the connection ends with it. Behind a whole one it stays open
+        // for the rest of the answer, which many origins give up when their client says that it has finished.
+        (mut writer, sent) = upload => {
+            if sent.is_err() {
+                let _ = tokio::io::AsyncWriteExt::shutdown(&mut writer).await;
+            }
         }
-        () = drain.signalled() => {}
+        () = drain.over() => {}
     }
 }
 
@@ -175,17 +173,22 @@ struct Parts {
     reader: Reader<ReadHalf<Wire>>,
     /// Absent where the connection ends with this answer: an upload still uses it, or failed.
     writer: Option<WriteHalf<Wire>>,
-    address: UpstreamAddr,
+    reached: Reached,
 }
 
 fn into_answer(head: ResponseHead, parts: Parts, method: &Method, upstream: &Upstream, key: &Key) -> Answer {
-    let Parts { reader, writer, address } = parts;
+    let Parts { reader, writer, reached } = parts;
     let ResponseHead { status, headers, framing, stated_length, persistence } = head;
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    let mut answer =
-        Answer { response, from: address, version: Version::HTTP_11, stated_length: None, switched: None };
+    let mut answer = Answer {
+        response,
+        from: reached.clone(),
+        version: Version::HTTP_11,
+        stated_length: None,
+        switched: None,
+    };
     if status == StatusCode::SWITCHING_PROTOCOLS {
         answer.switched = writer.map(|writer| {
             let (ahead, read) = reader.into_parts();
@@ -197,7 +200,7 @@ fn into_answer(head: ResponseHead, parts: Parts, method: &Method, upstream: &Ups
         answer.stated_length = stated_length;
     }
     let home = (persistence == Persistence::KeepAlive && framing != Framing::UntilClose)
-        .then(|| writer.map(|writer| Home { pool: upstream.pool.clone(), key: key.clone(), writer, address }))
+        .then(|| writer.map(|writer| Home { pool: upstream.pool.clone(), key: key.clone(), writer, reached }))
         .flatten();
     if framing == Framing::None {
         if let Some(home) = home {
@@ -216,13 +219,13 @@ struct Home {
     pool: Arc<Pool>,
     key: Key,
     writer: WriteHalf<Wire>,
-    address: UpstreamAddr,
+    reached: Reached,
 }
 
 impl Home {
     fn take_back(self, reader: Reader<ReadHalf<Wire>>) {
-        let Self { pool, key, writer, address } = self;
-        let mut connection = Connection { reader, writer, address, reused: true };
+        let Self { pool, key, writer, reached } = self;
+        let mut connection = Connection { reader, writer, reached, reused: true };
         // Bytes behind the answer belong to no request of ours: such a connection is not used again.
         if connection.is_quiet() {
             pool.put_h1(&key, connection);

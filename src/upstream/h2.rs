@@ -1,45 +1,80 @@
-//! HTTP/2 to an upstream host: one connection for a key, many streams. hyper owns the protocol.
+//! HTTP/2 to an upstream host: one connection for a key, many streams. The `h2` crate owns the protocol; it is driven
+//! here without a client on top of it, whose task for each request would cost more than the request.
 
-use super::dial::Dialled;
+use super::dial::{Dialled, Reached};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
-use crate::base::{Scheme, UpstreamAddr};
-use crate::codec::{Body, Pace, Paced};
-use http::header::{CONTENT_LENGTH, COOKIE, HeaderValue};
-use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use crate::base::Scheme;
+use crate::codec::{Body, BodyError, Pace, Paced};
+use crate::rt::Lazily;
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use h2::{Reason, RecvStream, SendStream};
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request, StatusCode, Uri, Version};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+/// Bytes of requests that one connection may hold before the socket takes them.
+const SEND_BUFFER: usize = 256 * 1024;
 
 #[derive(Clone)]
 pub(super) struct Connection {
-    sender: SendRequest<Body>,
-    address: UpstreamAddr,
+    sender: SendRequest<Bytes>,
+    reached: Reached,
     /// Counts the answers that are still being read, for idleness.
     users: Arc<()>,
+    ended: Arc<AtomicBool>,
+    /// Streams whose unread answers the connection's window has room for: more, and slow readers would stop the others.
+    most: usize,
 }
 
 impl Connection {
     pub(super) async fn open(dialled: Dialled, upstream: &Upstream) -> Result<Self, UpstreamError> {
         let settings = &upstream.settings;
-        let address = dialled.address;
-        let (sender, driver) = Builder::new(upstream.tasks.clone())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(settings.h2_stream_window)
+        let reached = dialled.reached;
+        let (sender, driver) = Builder::new()
+            .enable_push(false)
+            .initial_window_size(settings.h2_stream_window)
             .initial_connection_window_size(settings.h2_connection_window)
             .max_header_list_size(u32::try_from(settings.head.bytes).unwrap_or(u32::MAX))
-            .handshake(TokioIo::new(dialled.wire))
+            .max_send_buffer_size(SEND_BUFFER)
+            .handshake(dialled.wire)
             .await
             .map_err(|e| UpstreamError::Protocol(e.to_string()))?;
-        upstream.tasks.spawn("upstream-h2", async move {
-            if let Err(error) = driver.await {
+        let ended = Arc::new(AtomicBool::new(false));
+        let told = ended.clone();
+        upstream.tasks.spawn_aside(async move {
+            if let Err(error) = Lazily::new(driver).await {
                 tracing::debug!(%error, "an upstream HTTP/2 connection ended");
             }
+            told.store(true, Ordering::Release);
         });
-        Ok(Self { sender, address, users: Arc::new(()) })
+        let most = (settings.h2_connection_window / settings.h2_stream_window.max(1)).max(1) as usize;
+        Ok(Self { sender, reached, users: Arc::new(()), ended, most })
     }
 
     pub(super) fn is_open(&self) -> bool {
-        !self.sender.is_closed()
+        !self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whether it may carry another stream: as many as our window and the peer's setting allow.
+    pub(super) fn has_room(&self) -> bool {
+        Arc::strong_count(&self.users) - 1 < self.most.min(self.sender.current_max_send_streams())
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.users, &other.users)
+    }
+
+    /// Waits until a request can be sent; `None` where the peer takes no more.
+    pub(super) async fn ready(mut self) -> Option<Self> {
+        self.sender = self.sender.ready().await.ok()?;
+        Some(self)
     }
 
     /// No exchange holds a copy of this connection.
@@ -50,100 +85,228 @@ impl Connection {
 
 pub(super) async fn exchange(
     connection: Connection,
-    request: UpstreamRequest,
+    request: &mut UpstreamRequest,
     upstream: &Upstream,
 ) -> Result<Answer, UpstreamError> {
-    let Connection { mut sender, address, users } = connection;
+    let Connection { mut sender, reached, users, .. } = connection;
+    let message = message(request)?;
+    let is_head = message.method() == Method::HEAD;
+    let body = std::mem::take(&mut request.body);
+    let bodiless = matches!(body, Body::Empty);
+    let (mut answer, stream) = sender.send_request(message, bodiless).map_err(|e| not_begun(&e))?;
+    if !bodiless {
+        let mut upload: Upload = Box::pin(pour(body, stream, upstream.settings.write_stall));
+        tokio::select! {
+            biased;
+            sent = &mut upload => match sent {
+                Ok(()) => {}
+                Err(error @ UpstreamError::RequestBody(_)) => return Err(error),
+                // The origin may have answered before it stopped reading; its answer is worth more than our error.
+                Err(error) => {
+                    let early = tokio::time::timeout(upstream.settings.connect, &mut answer).await;
+                    let Ok(Ok(answer)) = early else { return Err(error) };
+                    return Ok(into_answer(answer, is_head, reached, users, upstream));
+                }
+            },
+            early = &mut answer => {
+                upstream.tasks.spawn("upload", finish_upload(upload, upstream.tasks.drain_signal()));
+                let answer = early.map_err(|e| failure(&e))?;
+                return Ok(into_answer(answer, is_head, reached, users, upstream));
+            }
+        }
+    }
+    let answer = tokio::time::timeout(upstream.settings.response_head, answer)
+        .await
+        .map_err(|_| UpstreamError::HeadTimeout)?
+        .map_err(|e| failure(&e))?;
+    Ok(into_answer(answer, is_head, reached, users, upstream))
+}
+
+/// The message in HTTP/2's form. What may be sent once more stays in `request` as well.
+fn message(request: &mut UpstreamRequest) -> Result<Request<()>, UpstreamError> {
     let authority = request.authority();
     let scheme = if request.right.scheme() == Scheme::Https { "https" } else { "http" };
     let uri = Uri::builder()
         .scheme(scheme)
         .authority(authority)
-        .path_and_query(request.target)
+        .path_and_query(request.target.clone())
         .build()
         .map_err(|e| UpstreamError::Protocol(format!("the target has no HTTP/2 form: {e}")))?;
-    let is_head = request.method == Method::HEAD;
-    let mut message = Request::new(request.body);
-    *message.method_mut() = request.method;
+    let mut message = Request::new(());
+    *message.method_mut() = request.method.clone();
     *message.uri_mut() = uri;
     *message.version_mut() = Version::HTTP_2;
-    *message.headers_mut() = request.headers;
-    let sending = async {
-        sender.ready().await.map_err(|_| UpstreamError::Stale)?;
-        sender.try_send_request(message).await.map_err(|mut error| {
-            // hyper gives the message back when it never began to send it.
-            if error.take_message().is_some() { UpstreamError::Stale } else { failure(error.into_error()) }
-        })
-    };
-    let response = tokio::time::timeout(upstream.settings.response_head, sending)
-        .await
-        .unwrap_or(Err(UpstreamError::HeadTimeout))?;
-    let (mut parts, body) = response.into_parts();
+    *message.headers_mut() =
+        if request.is_repeatable() { request.headers.clone() } else { std::mem::take(&mut request.headers) };
+    let states_nothing = !matches!(*message.method(), Method::POST | Method::PUT | Method::PATCH);
+    match request.body.size_hint().exact() {
+        None => {}
+        Some(0) if states_nothing => {}
+        Some(length) => drop(message.headers_mut().insert(CONTENT_LENGTH, length.into())),
+    }
+    Ok(message)
+}
+
+type Upload = Pin<Box<dyn Future<Output = Result<(), UpstreamError>> + Send>>;
+
+/// An upload that outlives the head of its answer; bounded by the pace of its body and by what its peer takes.
+async fn finish_upload(upload: Upload, mut drain: crate::rt::Drain) {
+    tokio::select! {
+        _ = upload => {}
+        () = drain.over() => {}
+    }
+}
+
+/// Sends a body as fast as its peer takes it. A body that fails ends the stream, so that half a message never looks
+/// like a whole one.
+async fn pour(mut body: Body, mut stream: SendStream<Bytes>, stall: Duration) -> Result<(), UpstreamError> {
+    loop {
+        let frame = poll_fn(|cx| {
+            if let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) {
+                return Poll::Ready(Ok(frame));
+            }
+            stream.poll_reset(cx).map(Err)
+        });
+        let frame = match frame.await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => {
+                stream.send_reset(Reason::CANCEL);
+                return Err(UpstreamError::RequestBody(error));
+            }
+            Ok(None) => return stream.send_data(Bytes::new(), true).map_err(|e| failure(&e)),
+            // The origin wants no more of it; its answer says why.
+            Err(Ok(Reason::NO_ERROR)) => return Ok(()),
+            Err(Ok(reason)) => return Err(failure(&reason.into())),
+            Err(Err(error)) => return Err(failure(&error)),
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                let last = body.is_end_stream();
+                send(&mut stream, data, last, stall).await?;
+                if last {
+                    return Ok(());
+                }
+            }
+            Err(frame) => {
+                let trailers = frame.into_trailers().unwrap_or_default();
+                return stream.send_trailers(trailers).map_err(|e| failure(&e));
+            }
+        }
+    }
+}
+
+/// Sends one piece within the peer's windows.
+async fn send(
+    stream: &mut SendStream<Bytes>,
+    mut data: Bytes,
+    last: bool,
+    stall: Duration,
+) -> Result<(), UpstreamError> {
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len());
+        let capacity = poll_fn(|cx| stream.poll_capacity(cx));
+        let granted = match tokio::time::timeout(stall, capacity).await {
+            Ok(Some(granted)) => granted.map_err(|e| failure(&e))?,
+            Ok(None) => return Err(UpstreamError::Closed),
+            Err(_) => {
+                stream.send_reset(Reason::CANCEL);
+                return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+            }
+        };
+        let piece = data.split_to(granted.min(data.len()));
+        let end = last && data.is_empty();
+        stream.send_data(piece, end).map_err(|e| failure(&e))?;
+    }
+    Ok(())
+}
+
+fn into_answer(
+    response: http::Response<RecvStream>,
+    is_head: bool,
+    reached: Reached,
+    users: Arc<()>,
+    upstream: &Upstream,
+) -> Answer {
+    let (mut parts, stream) = response.into_parts();
     // As over HTTP/1: the length is framing and no field, and an answer that has no body by its nature has none.
-    let length = parts.headers.remove(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let length: Option<u64> =
+        parts.headers.remove(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let no_content = parts.status == StatusCode::NO_CONTENT;
-    let pace = Pace { patience: upstream.settings.response_silence, bytes_per_second: 0 };
     let bodiless = is_head || no_content || parts.status == StatusCode::NOT_MODIFIED;
-    let body = if bodiless {
+    let body = if bodiless || stream.is_end_stream() {
         Body::Empty
     } else {
-        Body::stream(Held { body: Paced::new(body, pace), _users: users })
+        let pace = Pace { patience: upstream.settings.response_silence, bytes_per_second: 0 };
+        Body::stream(Paced::new(Received { stream, left: length, _users: users }, pace))
     };
     let mut response = http::Response::new(body);
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
     let stated_length = length.filter(|_| bodiless && !no_content);
-    Ok(Answer { response, from: address, version: Version::HTTP_2, stated_length, switched: None })
+    Answer { response, from: reached, version: Version::HTTP_2, stated_length, switched: None }
 }
 
-fn failure(error: hyper::Error) -> UpstreamError {
-    // A body of ours that failed is the cause, not the origin.
-    let mut cause = std::error::Error::source(&error);
-    while let Some(inner) = cause {
-        if inner.is::<crate::codec::BodyError>() {
-            return UpstreamError::RequestBody(crate::codec::BodyError::Refused);
-        }
-        cause = inner.source();
-    }
-    if error.is_user() {
-        return UpstreamError::RequestBody(crate::codec::BodyError::H2(error));
-    }
-    UpstreamError::Protocol(error.to_string())
-}
-
-/// Cookies that HTTP/2 carries in pieces are one field in HTTP/1 (RFC 9113 section 8.2.3).
-pub(super) fn join_cookies(headers: &mut HeaderMap) {
-    if headers.get_all(COOKIE).iter().nth(1).is_none() {
-        return;
-    }
-    let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
-        headers.insert(COOKIE, joined);
-    }
-}
-
-/// An answer's body that keeps its connection from counting as idle.
-struct Held {
-    body: Paced,
+/// An answer's body. Its connection does not count as idle while it is read.
+struct Received {
+    stream: RecvStream,
+    /// What is still to come of the length that the head stated.
+    left: Option<u64>,
     _users: Arc<()>,
 }
 
-impl http_body::Body for Held {
-    type Data = bytes::Bytes;
-    type Error = crate::codec::BodyError;
+impl HttpBody for Received {
+    type Data = Bytes;
+    type Error = BodyError;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        match ready!(this.stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                // An error means that the stream has ended, which the next call tells.
+                let _ = this.stream.flow_control().release_capacity(data.len());
+                this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            // A whole answer may be followed by a reset that only says: send no more (RFC 9113 section 8.1).
+            Some(Err(error)) if is_done(&error) && this.left.unwrap_or(0) == 0 => Poll::Ready(None),
+            Some(Err(error)) => Poll::Ready(Some(Err(BodyError::Upstream(error)))),
+            None => match ready!(this.stream.poll_trailers(cx)) {
+                Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+                Err(error) if is_done(&error) => Poll::Ready(None),
+                Err(error) => Poll::Ready(Some(Err(BodyError::Upstream(error)))),
+            },
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.stream.is_end_stream()
     }
 
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// A reset of the one stream that names no error. (A GOAWAY that names none ends streams in their middle.)
+fn is_done(error: &h2::Error) -> bool {
+    error.is_remote() && error.is_reset() && error.reason() == Some(Reason::NO_ERROR)
+}
+
+/// Whether a request that could not be sent may be sent over another connection.
+fn not_begun(error: &h2::Error) -> UpstreamError {
+    if error.is_io() || error.is_go_away() { UpstreamError::Stale } else { failure(error) }
+}
+
+/// A refused stream, or one above the last that a GOAWAY names, was not looked at (RFC 9113 section 8.7).
+fn failure(error: &h2::Error) -> UpstreamError {
+    let unseen = error.is_remote() && (error.is_go_away() || error.is_reset());
+    match error.reason() {
+        Some(Reason::REFUSED_STREAM) if unseen => UpstreamError::Stale,
+        Some(Reason::NO_ERROR) if unseen && error.is_go_away() => UpstreamError::Stale,
+        _ if error.is_io() => UpstreamError::Closed,
+        _ => UpstreamError::Protocol(error.to_string()),
     }
 }

@@ -1,36 +1,42 @@
 //! The other side: dialling what was permitted, TLS to it, HTTP on it, and the pool. Called by `pipeline` for
 //! exchanges and by `flow` for tunnels; both must show a right that only judging gives.
 
+mod chain;
 mod dial;
 mod error;
 mod h1;
 mod h2;
 mod pool;
+mod proxy;
 mod request;
 mod settings;
 mod wire;
 
+pub use chain::ProxyError;
+pub use dial::{Opened, Reached};
 pub use error::UpstreamError;
+pub use proxy::{
+    Bypass, BypassError, Proxy, ProxyKind, ProxyLoadError, ProxySettings, ProxyUrl, ProxyUrlError,
+};
 pub use request::{Answer, UpstreamRequest};
 pub use settings::Settings;
 pub use wire::Wire;
 
-use crate::base::{Proto, Scheme, UpstreamAddr};
+use crate::base::{Proto, Scheme};
 use crate::dns::Resolver;
 use crate::net::OwnAddresses;
 use crate::policy::{DialRight, TunnelPermit};
 use crate::rt::Tasks;
+use arc_swap::ArcSwapOption;
 use pool::{Key, Pool};
 use std::net::IpAddr;
-use std::ops::ControlFlow;
-use std::pin::Pin;
 use std::sync::Arc;
-use tokio::net::TcpStream;
 
 /// Everything needed to reach upstream hosts; shared by all flows.
 pub struct Upstream {
     dialler: dial::Dialler,
     pool: Arc<Pool>,
+    proxy: ArcSwapOption<Proxy>,
     settings: Settings,
     tasks: Tasks,
 }
@@ -38,6 +44,7 @@ pub struct Upstream {
 impl Upstream {
     pub fn new(
         settings: Settings,
+        proxy: Option<Proxy>,
         resolver: Arc<Resolver>,
         own: Arc<OwnAddresses>,
         anchors: crate::tls::Anchors,
@@ -45,7 +52,32 @@ impl Upstream {
     ) -> Result<Self, crate::tls::ClientError> {
         let dialler = dial::Dialler::new(&settings, resolver, own, anchors)?;
         let pool = Arc::new(Pool::new(&settings));
-        Ok(Self { dialler, pool, settings, tasks })
+        let proxy = ArcSwapOption::new(proxy.map(Arc::new));
+        Ok(Self { dialler, pool, proxy, settings, tasks })
+    }
+
+    /// New connections take this way from now on. Open ones end with what they carry: none is used for another request.
+    /// Gives `false` where it is the way that is taken already.
+    pub fn change_proxy(&self, proxy: Option<Proxy>) -> bool {
+        let now = self.proxy.load_full();
+        let same = match (&now, &proxy) {
+            (None, None) => true,
+            (Some(now), Some(new)) => now.is_same(new),
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        if !same {
+            self.proxy.store(proxy.map(Arc::new));
+        }
+        !same
+    }
+
+    /// The proxy that new connections go through.
+    pub fn proxy(&self) -> Option<Arc<Proxy>> {
+        self.proxy.load_full()
+    }
+
+    fn key(&self, right: &DialRight) -> Key {
+        Key::new(right, self.proxy.load_full())
     }
 
     /// Sends one judged request and waits for the head of its answer. `client` is the protocol the client speaks,
@@ -53,69 +85,74 @@ impl Upstream {
     ///
     /// A request without body is repeated once, on a fresh connection, when the pooled one turns out to be dead
     /// before anything came back.
-    pub async fn send(&self, request: UpstreamRequest, client: Proto) -> Result<Answer, UpstreamError> {
-        let key = Key::new(&request.right);
+    pub async fn send(
+        &self,
+        mut request: Box<UpstreamRequest>,
+        client: Proto,
+    ) -> Result<Answer, UpstreamError> {
+        let key = self.key(&request.right);
         let wants_h1 = client == Proto::H1 || request.websocket || request.right.scheme() == Scheme::Http;
-        if wants_h1 { self.send_h1(key, request).await } else { self.send_h2(key, request).await }
-    }
-
-    /// Boxed: most requests find a connection and should not carry the state of a handshake around.
-    fn dial<'a>(
-        &'a self,
-        request: &'a UpstreamRequest,
-        offer: &'a [Proto],
-    ) -> Pin<Box<dyn Future<Output = Result<dial::Dialled, UpstreamError>> + Send + 'a>> {
-        Box::pin(self.dialler.connect(&request.right, offer))
-    }
-
-    async fn send_h1(&self, key: Key, request: UpstreamRequest) -> Result<Answer, UpstreamError> {
-        let request = match self.reuse_h1(&key, request).await {
-            ControlFlow::Break(answered) => return answered,
-            ControlFlow::Continue(request) => request,
+        let pooled = if wants_h1 {
+            self.reuse_h1(&key, &mut request).await
+        } else {
+            self.reuse_h2(&key, &mut request).await
         };
-        match self.dial(&request, &[Proto::H1]).await {
-            Ok(dialled) => h1::exchange(h1::Connection::new(dialled), request, self, &key).await,
-            Err(UpstreamError::NoCommonProtocol) => Box::pin(self.send_h2(key, request)).await,
-            Err(error) => Err(error),
+        match pooled {
+            Some(answered) => answered,
+            // Boxed: most requests find a connection and should not carry the state of a handshake around.
+            None if wants_h1 => Box::pin(self.fresh_h1(&key, &mut request)).await,
+            None => Box::pin(self.fresh_h2(&key, &mut request)).await,
         }
     }
 
-    /// Over an idle connection, where one is held. Gives the request back where it needs a fresh one.
+    /// Over an idle connection, where one is held. `None`: the request needs a fresh one.
     async fn reuse_h1(
         &self,
         key: &Key,
-        request: UpstreamRequest,
-    ) -> ControlFlow<Result<Answer, UpstreamError>, UpstreamRequest> {
-        let Some(held) = self.pool.take_h1(key) else { return ControlFlow::Continue(request) };
-        let again = request.repeatable();
-        match h1::exchange(held, request, self, key).await {
-            Err(UpstreamError::Stale) => match again {
-                Some(copy) => ControlFlow::Continue(copy),
-                None => ControlFlow::Break(Err(UpstreamError::Closed)),
-            },
-            other => ControlFlow::Break(other),
+        request: &mut UpstreamRequest,
+    ) -> Option<Result<Answer, UpstreamError>> {
+        let held = self.pool.take_h1(key)?;
+        let repeatable = request.is_repeatable();
+        unless_stale(h1::exchange(held, request, self, key).await, repeatable)
+    }
+
+    /// As [`Self::reuse_h1`].
+    async fn reuse_h2(
+        &self,
+        key: &Key,
+        request: &mut UpstreamRequest,
+    ) -> Option<Result<Answer, UpstreamError>> {
+        let cell = self.pool.h2_cell(key);
+        let held = ready(&cell).await?;
+        let repeatable = request.is_repeatable();
+        let answered = h2::exchange(held.clone(), request, self).await;
+        if matches!(answered, Err(UpstreamError::Stale | UpstreamError::HeadTimeout)) {
+            cell.forget(&held);
+        }
+        unless_stale(answered, repeatable)
+    }
+
+    async fn fresh_h1(&self, key: &Key, request: &mut UpstreamRequest) -> Result<Answer, UpstreamError> {
+        let cell = self.pool.h2_cell(key);
+        if !cell.is_only(Proto::H2) {
+            match self.dialler.connect(&request.right, key.proxy(), &[Proto::H1]).await {
+                Ok(dialled) => return h1::exchange(h1::Connection::new(dialled), request, self, key).await,
+                Err(UpstreamError::NoCommonProtocol) if !request.websocket => cell.found_only(Proto::H2),
+                Err(error) => return Err(error),
+            }
+        }
+        match self.reuse_h2(key, request).await {
+            Some(answered) => answered,
+            None => self.fresh_h2(key, request).await,
         }
     }
 
-    async fn send_h2(&self, key: Key, request: UpstreamRequest) -> Result<Answer, UpstreamError> {
-        let mut request = request;
-        let cell = self.pool.h2_cell(&key);
-        if let Some(held) = cell.current() {
-            let again = request.repeatable();
-            match h2::exchange(held, request, self).await {
-                Err(UpstreamError::Stale) => {
-                    cell.forget();
-                    let Some(copy) = again else { return Err(UpstreamError::Closed) };
-                    request = copy;
-                }
-                other => return other,
+    async fn fresh_h2(&self, key: &Key, request: &mut UpstreamRequest) -> Result<Answer, UpstreamError> {
+        let cell = self.pool.h2_cell(key);
+        let turn = if cell.is_only(Proto::H1) {
+            if let Some(answered) = self.reuse_h1(key, request).await {
+                return answered;
             }
-        }
-        let turn = if cell.is_h1_only() {
-            request = match self.reuse_h1(&key, request).await {
-                ControlFlow::Break(answered) => return answered,
-                ControlFlow::Continue(request) => request,
-            };
             None
         } else {
             // One dial at a time for each key: whoever waits uses what the first one opened. Where that takes too
@@ -123,25 +160,26 @@ impl Upstream {
             let turn = tokio::time::timeout(self.settings.handshake, cell.turn()).await;
             Some(turn.map_err(|_| UpstreamError::ConnectTimeout)?)
         };
-        if let Some(held) = cell.current() {
+        if let Some(held) = ready(&cell).await {
             drop(turn);
             return h2::exchange(held, request, self).await;
         }
-        let dialled = self.dial(&request, &[Proto::H2, Proto::H1]).await?;
+        let dialled = self.dialler.connect(&request.right, key.proxy(), &[Proto::H2, Proto::H1]).await?;
         if dialled.proto == Proto::H1 {
-            cell.found_h1_only();
+            cell.found_only(Proto::H1);
             drop(turn);
-            return h1::exchange(h1::Connection::new(dialled), request, self, &key).await;
+            return h1::exchange(h1::Connection::new(dialled), request, self, key).await;
         }
         let connection = h2::Connection::open(dialled, self).await?;
-        cell.set(connection.clone());
+        cell.add(connection.clone());
         drop(turn);
         h2::exchange(connection, request, self).await
     }
 
     /// Opens a connection for bytes that are relayed unread.
-    pub async fn tunnel(&self, permit: &TunnelPermit) -> Result<(TcpStream, UpstreamAddr), UpstreamError> {
-        self.dialler.tcp(permit.dial()).await
+    pub async fn tunnel(&self, permit: &TunnelPermit) -> Result<Opened, UpstreamError> {
+        let _turn = self.dialler.turn(permit.dial())?;
+        self.dialler.open(permit.dial(), self.proxy.load_full().as_ref()).await
     }
 
     /// Whether this is an address of the gate itself, which nothing opens.
@@ -149,13 +187,15 @@ impl Upstream {
         self.dialler.is_own(address)
     }
 
-    /// Fails where a right leads only to addresses that the guard refuses. While a connection for it is open there is
-    /// nothing to dial, and nothing to ask.
+    /// Whether a connection for this right is open: then there is nothing to dial.
+    pub fn holds(&self, right: &DialRight) -> bool {
+        self.pool.holds(&self.key(right))
+    }
+
+    /// Fails where a right leads only to addresses that the guard refuses.
     pub async fn guard(&self, right: &DialRight) -> Result<(), UpstreamError> {
-        if self.pool.holds(&Key::new(right)) {
-            return Ok(());
-        }
-        Box::pin(self.dialler.candidates(right)).await.map(|_| ())
+        let key = self.key(right);
+        Box::pin(self.dialler.check(right, key.proxy())).await
     }
 
     /// Closes what has been idle for too long; run by a task of its own until the process ends.
@@ -170,5 +210,29 @@ impl Upstream {
     /// Connections open and idle, for metrics.
     pub fn idle_connections(&self) -> usize {
         self.pool.len()
+    }
+}
+
+/// The answer that came over a pooled connection; `None` where that was dead and the request may be sent once more.
+fn unless_stale(
+    answered: Result<Answer, UpstreamError>,
+    repeatable: bool,
+) -> Option<Result<Answer, UpstreamError>> {
+    match answered {
+        Err(UpstreamError::Stale) if repeatable => None,
+        Err(UpstreamError::Stale) => Some(Err(UpstreamError::Closed)),
+        other => Some(other),
+    }
+}
+
+/// A connection that takes another request. One that has said goodbye is found out here, where nothing of the request
+/// is on its way.
+async fn ready(cell: &pool::H2Cell) -> Option<h2::Connection> {
+    loop {
+        let held = cell.current()?;
+        match held.clone().ready().await {
+            Some(ready) => return Some(ready),
+            None => cell.forget(&held),
+        }
     }
 }

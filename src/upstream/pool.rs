@@ -1,16 +1,17 @@
-//! Idle connections, kept for exactly the client, rule and destination that they were opened for.
+//! Idle connections, kept for exactly the client, rule, destination and way that they were opened for.
 
+use super::proxy::Proxy;
 use super::{Settings, h1, h2};
-use crate::base::{Host, Scheme};
+use crate::base::{Host, Proto, Scheme};
 use crate::policy::{ClientId, DialRight, Rule};
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Two exchanges may share a connection only when all of this is equal. The rule stands for its TLS trust and its
-/// credentials; after a reload it is another rule.
+/// credentials; after a reload it is another rule. A proxy whose setting changed is another proxy.
 #[derive(Clone)]
 pub(super) struct Key {
     client: ClientId,
@@ -18,17 +19,24 @@ pub(super) struct Key {
     port: u16,
     scheme: Scheme,
     rule: Arc<Rule>,
+    proxy: Option<Arc<Proxy>>,
 }
 
 impl Key {
-    pub(super) fn new(right: &DialRight) -> Self {
+    pub(super) fn new(right: &DialRight, proxy: Option<Arc<Proxy>>) -> Self {
         Self {
             client: right.client(),
             host: right.host().clone(),
             port: right.port(),
             scheme: right.scheme(),
             rule: right.rule().clone(),
+            proxy,
         }
+    }
+
+    /// The way that connections of this key take.
+    pub(super) fn proxy(&self) -> Option<&Arc<Proxy>> {
+        self.proxy.as_ref()
     }
 }
 
@@ -38,6 +46,7 @@ impl PartialEq for Key {
             && self.port == other.port
             && self.scheme == other.scheme
             && Arc::ptr_eq(&self.rule, &other.rule)
+            && self.proxy.as_ref().map(Arc::as_ptr) == other.proxy.as_ref().map(Arc::as_ptr)
             && self.host == other.host
     }
 }
@@ -71,44 +80,40 @@ struct Entry {
     h2: Option<Arc<H2Cell>>,
 }
 
-/// The one HTTP/2 connection of a key, and whose turn it is to open it.
+/// The HTTP/2 connections of a key, and whose turn it is to open another.
 #[derive(Default)]
 pub(super) struct H2Cell {
-    held: Mutex<Option<(h2::Connection, Instant)>>,
+    held: Mutex<Vec<(h2::Connection, Instant)>>,
     turn: tokio::sync::Mutex<()>,
-    /// The origin was offered HTTP/2 and chose HTTP/1.1.
-    h1_only: AtomicBool,
+    /// The one protocol that the origin chose or would have; found by asking for the other.
+    only: Mutex<Option<Proto>>,
 }
 
 impl H2Cell {
+    /// One that is open and has room for another stream.
     pub(super) fn current(&self) -> Option<h2::Connection> {
         let mut held = lock(&self.held);
-        match held.as_mut() {
-            Some((connection, used)) if connection.is_open() => {
-                *used = Instant::now();
-                Some(connection.clone())
-            }
-            _ => {
-                *held = None;
-                None
-            }
-        }
+        held.retain(|(connection, _)| connection.is_open());
+        let (connection, used) = held.iter_mut().find(|(connection, _)| connection.has_room())?;
+        *used = Instant::now();
+        Some(connection.clone())
     }
 
-    pub(super) fn set(&self, connection: h2::Connection) {
-        *lock(&self.held) = Some((connection, Instant::now()));
+    pub(super) fn add(&self, connection: h2::Connection) {
+        lock(&self.held).push((connection, Instant::now()));
     }
 
-    pub(super) fn forget(&self) {
-        *lock(&self.held) = None;
+    /// Takes out a connection that did not answer as it should.
+    pub(super) fn forget(&self, connection: &h2::Connection) {
+        lock(&self.held).retain(|(held, _)| !held.is(connection));
     }
 
-    pub(super) fn found_h1_only(&self) {
-        self.h1_only.store(true, Ordering::Relaxed);
+    pub(super) fn found_only(&self, proto: Proto) {
+        *lock(&self.only) = Some(proto);
     }
 
-    pub(super) fn is_h1_only(&self) -> bool {
-        self.h1_only.load(Ordering::Relaxed)
+    pub(super) fn is_only(&self, proto: Proto) -> bool {
+        *lock(&self.only) == Some(proto)
     }
 
     pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
@@ -183,12 +188,10 @@ impl Pool {
                 if let Some(cell) = &entry.h2 {
                     let idle = {
                         let mut held = lock(&cell.held);
-                        if held.as_ref().is_some_and(|(c, used)| {
-                            !c.is_open() || (c.is_idle() && used.elapsed() >= self.idle_for)
-                        }) {
-                            *held = None;
-                        }
-                        held.is_none()
+                        held.retain(|(connection, used)| {
+                            connection.is_open() && !(connection.is_idle() && used.elapsed() >= self.idle_for)
+                        });
+                        held.is_empty()
                     };
                     if idle && Arc::strong_count(cell) == 1 {
                         entry.h2 = None;

@@ -2,7 +2,7 @@
 //! made last, when credentials have been put in.
 
 use super::Wire;
-use crate::base::UpstreamAddr;
+use super::dial::Reached;
 use crate::codec::Body;
 use crate::policy::DialRight;
 use bytes::Bytes;
@@ -32,16 +32,9 @@ impl UpstreamRequest {
         Self { right, method, target, headers, body, websocket }
     }
 
-    /// A copy to send once more: only for methods that are safe to repeat, and only without a body.
-    pub(super) fn repeatable(&self) -> Option<Self> {
-        (matches!(self.body, Body::Empty) && self.method.is_idempotent()).then(|| Self {
-            right: self.right.clone(),
-            method: self.method.clone(),
-            target: self.target.clone(),
-            headers: self.headers.clone(),
-            body: Body::Empty,
-            websocket: self.websocket,
-        })
+    /// May be sent once more: a method that is safe to repeat, and no body.
+    pub(super) fn is_repeatable(&self) -> bool {
+        matches!(self.body, Body::Empty) && self.method.is_idempotent()
     }
 
     /// The Host that is sent: the canonical name, and the port where it is not the scheme's own.
@@ -64,7 +57,7 @@ impl std::fmt::Debug for UpstreamRequest {
 /// An answer's head and body, and where it came from.
 pub struct Answer {
     pub response: Response<Body>,
-    pub from: UpstreamAddr,
+    pub from: Reached,
     pub version: Version,
     /// The length an answer without body speaks of (HEAD, 304).
     pub stated_length: Option<u64>,

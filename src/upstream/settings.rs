@@ -9,6 +9,8 @@ pub struct Settings {
     pub connect: Duration,
     /// All addresses and TLS together.
     pub handshake: Duration,
+    /// Connections to one place that a client may wait for at one time: one that does not answer must not hold all.
+    pub dials_per_host: usize,
     /// From the end of the request to the head of the answer: language models think for minutes.
     pub response_head: Duration,
     /// How long the origin may take nothing of a request.
@@ -33,6 +35,7 @@ impl Default for Settings {
         Self {
             connect: Duration::from_secs(10),
             handshake: Duration::from_secs(20),
+            dials_per_host: 256,
             response_head: Duration::from_secs(600),
             write_stall: Duration::from_secs(120),
             response_silence: Duration::from_secs(1200),
@@ -40,8 +43,8 @@ impl Default for Settings {
             idle_per_key: 64,
             idle_total: 1024,
             head: HeadLimits { bytes: 128 * 1024, fields: 128 },
-            h2_stream_window: 1024 * 1024,
-            h2_connection_window: 2 * 1024 * 1024,
+            h2_stream_window: 256 * 1024,
+            h2_connection_window: 64 * 1024 * 1024,
         }
     }
 }

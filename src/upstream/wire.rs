@@ -1,4 +1,4 @@
-//! A connection to an upstream host, in clear or in TLS.
+//! A connection to an upstream host, in clear or in TLS; behind an https proxy in TLS within TLS.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio_rustls::client::TlsStream;
 #[derive(Debug)]
 pub enum Wire {
     Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Wire>>),
 }
 
 macro_rules! on_either {

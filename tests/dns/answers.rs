@@ -4,7 +4,7 @@ use crate::gate::*;
 use crate::peers::*;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use outgate::dns::DoorSettings;
+use outgate::dns::{DoorSettings, Leased};
 use std::sync::Arc;
 
 #[tokio::test]
@@ -68,6 +68,30 @@ async fn negative_answers_keep_their_kind() {
     assert_eq!(none.metadata.response_code, ResponseCode::NXDomain);
     assert!(!blocked(&none), "upstream said so, not the policy");
     assert_nodata(&gate.ask("v4.good.test", RecordType::AAAA).await);
+}
+
+#[tokio::test]
+async fn a_virtual_answer_asks_nobody_and_the_room_for_them_is_bounded() {
+    let gate = Gate::lending(3).await;
+    let mut given = Vec::new();
+    for n in 0..3 {
+        let asked = format!("n{n}.good.test");
+        let reply = gate.ask(&asked, RecordType::A).await;
+        let told = ips(&reply);
+        let [ip] = &told[..] else { panic!("{reply:?}") };
+        assert!((1..=30).contains(&reply.answers[0].ttl));
+        assert_eq!(gate.leases.leased(1, ip.parse().unwrap()), Leased::Virtual(name(&asked)));
+        assert_eq!(ips(&gate.ask(&asked, RecordType::A).await), told);
+        assert_ne!(ips(&gate.ask(&asked, RecordType::AAAA).await), told);
+        given.push(ip.clone());
+    }
+    let full = gate.ask("n3.good.test", RecordType::A).await;
+    assert_eq!(full.metadata.response_code, ResponseCode::ServFail);
+    assert!(gate.lines().last().unwrap().contains("Limit limit"));
+    assert_eq!(ips(&gate.ask("n0.good.test", RecordType::A).await), given[..1]);
+    assert_denied(&gate.ask("evil.test", RecordType::A).await);
+    assert_nodata(&gate.ask("n0.good.test", RecordType::TXT).await);
+    assert_eq!(gate.upstream.asked(), []);
 }
 
 #[tokio::test]

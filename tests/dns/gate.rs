@@ -105,6 +105,26 @@ impl Gate {
         recorder: Arc<dyn Recorder>,
         log: Arc<Log>,
     ) -> Self {
+        let leases = Leases::new(LeaseSettings::default());
+        Self::build(zone, settings, change, (recorder, log), leases).await
+    }
+
+    /// A door that answers with virtual addresses, and has room for so many names.
+    pub async fn lending(names: usize) -> Self {
+        let synthetic = SyntheticSettings { per_client: names, ..SyntheticSettings::default() };
+        let settings = LeaseSettings { synthetic: Some(synthetic), ..LeaseSettings::default() };
+        let log = Arc::new(Log::default());
+        let leases = Leases::of_epoch(settings, Some(Epoch(5)));
+        Self::build(public, DoorSettings::default(), |_| {}, (log.clone(), log), leases).await
+    }
+
+    async fn build(
+        zone: impl Fn(&str, RecordType, usize) -> Script + Send + Sync + 'static,
+        settings: DoorSettings,
+        change: impl FnOnce(&mut ResolverSettings),
+        (recorder, log): (Arc<dyn Recorder>, Arc<Log>),
+        leases: Leases,
+    ) -> Self {
         let upstream = Upstream::start(zone).await;
         let mut resolving = ResolverSettings {
             upstreams: Upstreams::Servers(vec![upstream.address]),
@@ -112,7 +132,7 @@ impl Gate {
         };
         change(&mut resolving);
         let resolver = Arc::new(Resolver::new(resolving).unwrap());
-        let leases = Arc::new(Leases::new(LeaseSettings::default()));
+        let leases = Arc::new(leases);
         let counters = Arc::new(Counters::default());
         let parts = Parts {
             judge: Arc::new(Policy),

@@ -3,7 +3,8 @@
 use crate::gate::*;
 use crate::peers::*;
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::RecordType;
+use hickory_proto::rr::rdata::NULL;
+use hickory_proto::rr::{RData, Record, RecordType};
 use outgate::dns::DoorSettings;
 use std::time::{Duration, Instant};
 
@@ -88,10 +89,16 @@ async fn dn_22_broken_alias_chains_fail_soon_and_ask_little() {
             records.extend(addresses("x.cdn.test", 60, &[PUBLIC]));
             Script::Records(records)
         }
+        // DNAME without the alias that a server has to make of it (RFC 6672).
+        "tree.good.test" => Script::Records(vec![Record::from_rdata(
+            fqdn("good.test"),
+            60,
+            RData::Unknown { code: RecordType::from(39), rdata: NULL::with(b"\x03cdn\x04test\0".to_vec()) },
+        )]),
         _ => Script::Records(vec![]),
     })
     .await;
-    for asked in ["self.good.test", "loop.good.test", "long.good.test", "both.good.test"] {
+    for asked in ["self.good.test", "loop.good.test", "long.good.test", "both.good.test", "tree.good.test"] {
         let (start, before) = (Instant::now(), gate.upstream.asked().len());
         let reply = gate.ask(asked, RecordType::A).await;
         assert_eq!(reply.metadata.response_code, ResponseCode::ServFail, "{asked}");

@@ -11,6 +11,7 @@
 
 mod answers;
 mod denials;
+mod edns;
 mod gate;
 mod guarding;
 mod peers;

@@ -7,7 +7,8 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use outgate::net::{Listener, OwnAddresses, bind_tcp, original_dst, reset};
+use outgate::net::{Listener, OwnAddresses, bind_tcp, bind_transparent, original_dst, reset};
+use outgate::steer::Intercept;
 
 use crate::world::{Namespace, enter};
 
@@ -20,6 +21,12 @@ pub struct Door {
 impl Door {
     /// Opens on every address of the namespace, IPv4 and IPv6; `interface` ties the listeners to one.
     pub fn open(namespace: &Namespace, port: u16, interface: Option<&str>) -> Self {
+        Self::of(Intercept::Redirect, namespace, port, interface)
+    }
+
+    /// The same for what comes to it in this way.
+    pub fn of(intercept: Intercept, namespace: &Namespace, port: u16, interface: Option<&str>) -> Self {
+        let bind = if intercept == Intercept::Tproxy { bind_transparent } else { bind_tcp };
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (ready, is_ready) = mpsc::channel();
         let refused: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -28,8 +35,8 @@ impl Door {
         let thread = std::thread::spawn(move || {
             enter(&path);
             let addresses = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
-            let bound = addresses
-                .map(|at| bind_tcp(at.parse::<SocketAddr>().unwrap(), interface.as_deref()).unwrap());
+            let bound =
+                addresses.map(|at| bind(at.parse::<SocketAddr>().unwrap(), interface.as_deref()).unwrap());
             let own = Arc::new(OwnAddresses::read().unwrap());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -51,9 +58,9 @@ impl Door {
 async fn serve(door: Listener, own: &OwnAddresses, refused: &Mutex<Vec<String>>) {
     loop {
         let accepted = door.accept().await.unwrap();
-        match original_dst(&accepted.stream, own) {
+        match original_dst(&accepted.stream, accepted.delivery, own) {
             Ok(target) => {
-                let interface = accepted.interface.as_deref().unwrap_or("?").to_owned();
+                let interface = accepted.ingress.shown();
                 let mut stream = accepted.stream.into_std().unwrap();
                 let _ = write!(stream, "{target} from {} on {interface}", accepted.client.0.ip());
             }

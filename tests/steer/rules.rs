@@ -1,6 +1,6 @@
 //! What the kernel holds: equal to the printed text, replaced and mended as a whole.
 
-use outgate::steer::{Settings, SteerError, Tables, render};
+use outgate::steer::{Intercept, Settings, SteerError, Tables, render};
 use serde_json::{Value, json};
 
 use crate::world::{Namespace, World};
@@ -36,22 +36,33 @@ fn settle(value: &mut Value) {
 }
 
 fn same_through_netlink_and_nft(settings: &Settings) {
+    same_in_the_kernel(&render(settings), |tables| tables.apply(settings).unwrap());
+}
+
+/// What `apply` sends is, to the kernel, what nft makes of the text.
+pub fn same_in_the_kernel(text: &str, apply: impl FnOnce(&mut Tables) + Send) {
     let (ours, theirs) = (Namespace::new("ours"), Namespace::new("theirs"));
     let _tables = ours.inside(|| {
         let mut tables = Tables::open().unwrap();
-        tables.apply(settings).unwrap();
+        apply(&mut tables);
         assert!(tables.intact().unwrap());
         tables
     });
-    theirs.nft(&render(settings));
+    theirs.nft(text);
     let (ours, theirs) = (listed(&ours), listed(&theirs));
-    assert!(theirs.1.len() > 50, "nft shows its bytecode");
+    assert!(theirs.1.len() > 20, "nft shows its bytecode");
     assert_eq!(ours, theirs);
 }
 
 #[test]
 fn the_kernel_holds_what_fence_show_prints() {
     same_through_netlink_and_nft(&World::settings());
+}
+
+#[test]
+fn the_kernel_holds_what_fence_show_prints_of_tproxy_and_the_guard() {
+    let guard = ["docker0", "br-*", "fifteen-letters"].map(str::to_owned).into();
+    same_through_netlink_and_nft(&Settings { intercept: Intercept::Tproxy, guard, ..World::settings() });
 }
 
 #[test]
@@ -66,6 +77,7 @@ fn the_kernel_holds_what_fence_show_prints_without_doors_and_with_odd_networks()
         explicit_ports: vec![],
         redirect_tcp_ports: vec![],
         quic_port: None,
+        ..Settings::default()
     };
     same_through_netlink_and_nft(&settings);
 }

@@ -63,6 +63,10 @@ impl Namespace {
         self.inside(|| std::fs::write(format!("/proc/sys/{key}"), value).unwrap());
     }
 
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
     pub fn path(&self) -> String {
         format!("/run/netns/{}", self.0)
     }
@@ -128,7 +132,8 @@ impl Namespace {
     pub fn hear(&self, to: &str) -> String {
         let to: SocketAddr = to.parse().unwrap();
         self.inside(|| {
-            let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
+            let connected = TcpStream::connect_timeout(&to, PATIENCE);
+            let mut stream = connected.unwrap_or_else(|error| panic!("{to}: {error}"));
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let mut text = String::new();
             stream.read_to_string(&mut text).unwrap();
@@ -204,7 +209,7 @@ pub struct World {
     pub other: Namespace,
     pub gate: Namespace,
     pub internet: Namespace,
-    stop: Arc<AtomicBool>,
+    servers: Servers,
 }
 
 impl World {
@@ -238,7 +243,7 @@ impl World {
                 }
             }",
         );
-        Self { agent, other, gate, internet, stop: Arc::default() }
+        Self { agent, other, gate, internet, servers: Servers::default() }
     }
 
     pub fn settings() -> Settings {
@@ -252,6 +257,7 @@ impl World {
             explicit_ports: vec![3128],
             redirect_tcp_ports: vec![80, 443],
             quic_port: Some(15443),
+            ..Settings::default()
         }
     }
 
@@ -265,7 +271,34 @@ impl World {
 
     /// A server in the namespace that says `word` to each connection; counts them.
     pub fn serve_tcp(&self, namespace: &Namespace, at: &str, word: &'static str) -> Arc<AtomicUsize> {
-        let listener = namespace.inside(|| TcpListener::bind(at).unwrap());
+        self.servers.serve_tcp(namespace, at, word)
+    }
+
+    /// A UDP server that answers each datagram with `word`.
+    pub fn serve_udp(&self, namespace: &Namespace, at: &str, word: &'static str) {
+        self.servers.serve_udp(namespace, at, word);
+    }
+}
+
+/// Servers that run until this is dropped.
+#[derive(Default)]
+pub struct Servers {
+    stop: Arc<AtomicBool>,
+}
+
+impl Servers {
+    pub fn serve_tcp(&self, namespace: &Namespace, at: &str, word: &'static str) -> Arc<AtomicUsize> {
+        let at: SocketAddr = at.parse().unwrap();
+        let listener: TcpListener = namespace.inside(|| {
+            let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).unwrap();
+            if at.is_ipv6() {
+                socket.set_only_v6(true).unwrap();
+            }
+            socket.set_reuse_address(true).unwrap();
+            socket.bind(&at.into()).unwrap();
+            socket.listen(64).unwrap();
+            socket.into()
+        });
         listener.set_nonblocking(true).unwrap();
         let (count, stop) = (Arc::new(AtomicUsize::new(0)), self.stop.clone());
         let served = count.clone();
@@ -283,7 +316,6 @@ impl World {
         count
     }
 
-    /// A UDP server that answers each datagram with `word`.
     pub fn serve_udp(&self, namespace: &Namespace, at: &str, word: &'static str) {
         let socket = namespace.inside(|| UdpSocket::bind(at).unwrap());
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -299,14 +331,14 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for Servers {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
 
 /// A veth pair: `name` in the gate, `eth0` at the other end.
-fn join(gate: &Namespace, name: &str, other: &Namespace, here: &[&str], there: &[&str]) {
+pub fn join(gate: &Namespace, name: &str, other: &Namespace, here: &[&str], there: &[&str]) {
     gate.ip(&format!("link add {name} type veth peer name eth0 netns {}", other.0));
     for (namespace, link, addresses) in [(gate, name, here), (other, "eth0", there)] {
         for address in addresses {

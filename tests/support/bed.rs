@@ -31,6 +31,15 @@ pub enum Way {
     Connect,
     V4,
     V6,
+    /// Transparent, by TPROXY: through a gate of its own.
+    Tproxy4,
+    Tproxy6,
+}
+
+impl Way {
+    pub fn is_tproxy(self) -> bool {
+        matches!(self, Self::Tproxy4 | Self::Tproxy6)
+    }
 }
 
 /// How far the taps had got.
@@ -42,6 +51,12 @@ pub struct Mark {
     packets: usize,
     queries: usize,
     records: usize,
+}
+
+impl Mark {
+    pub fn packets(&self) -> usize {
+        self.packets
+    }
 }
 
 /// What the taps saw since a mark.
@@ -64,7 +79,11 @@ impl Bed {
     }
 
     pub fn with(setup: &Setup) -> Self {
-        let world = World::new();
+        Self::over(World::new(), setup)
+    }
+
+    /// A gate in a world that is there.
+    pub fn over(world: World, setup: &Setup) -> Self {
         if setup.forwarding {
             world.forward_packets();
         }
@@ -72,13 +91,24 @@ impl Bed {
         Self { gate, world }
     }
 
+    /// The gate stopped, set up anew, and started in the same world.
+    pub fn again(self, setup: &Setup) -> Self {
+        let Self { gate, world } = self;
+        drop(gate);
+        Self::over(world, setup)
+    }
+
     pub fn ca_file(&self) -> PathBuf {
         self.gate.dir.join("certs/ca.pem")
     }
 
     pub fn roots(&self) -> Vec<CertificateDer<'static>> {
-        let pem = std::fs::read(self.ca_file()).expect("the gate's CA certificate");
-        CertificateDer::pem_slice_iter(&pem).map(Result::unwrap).collect()
+        certificates(&self.ca_file())
+    }
+
+    /// Whom a client trusts behind a tunnel.
+    pub fn origin_roots(&self) -> Vec<CertificateDer<'static>> {
+        certificates(&self.gate.dir.join("origin-ca.pem"))
     }
 
     /// A client that trusts the gate and speaks HTTP/1.1.
@@ -118,8 +148,8 @@ impl Bed {
     pub fn open_https(&self, way: Way, host: &str, ip: IpAddr, ip6: IpAddr) -> Result<Wire, End> {
         match way {
             Way::Connect => self.tunnel(&format!("{host}:443"))?.secure(&self.tls(host)),
-            Way::V4 => self.https(ip, host),
-            Way::V6 => self.https(ip6, host),
+            Way::V4 | Way::Tproxy4 => self.https(ip, host),
+            Way::V6 | Way::Tproxy6 => self.https(ip6, host),
             Way::Absolute => panic!("HTTPS has no absolute form"),
         }
     }
@@ -137,6 +167,15 @@ impl Bed {
     pub fn resolve(&self, name: &str, kind: u16) -> Reply {
         dns::ask(&self.world.agent, at(GATE, 53), name, kind, false)
             .unwrap_or_else(|error| panic!("DNS {name}: {error}"))
+    }
+
+    /// The value of a metric; zero where it has none yet.
+    pub fn metric(&self, name: &str) -> f64 {
+        let at = "127.0.0.1:9180".parse().unwrap();
+        let mut wire = Wire::plain(self.world.gate.connect(at, Duration::from_secs(3)).unwrap());
+        let text = wire.ask(get("127.0.0.1:9180", "/metrics")).expect("metrics").text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
     }
 
     pub fn mark(&self) -> Mark {
@@ -188,6 +227,11 @@ impl Bed {
         let answer = self.fetch("api.good.test", get("api.good.test", "/control"));
         assert_eq!(answer.map(|answer| answer.status), Some(200), "the control request failed");
     }
+}
+
+fn certificates(file: &std::path::Path) -> Vec<CertificateDer<'static>> {
+    let pem = std::fs::read(file).expect("a CA certificate");
+    CertificateDer::pem_slice_iter(&pem).map(Result::unwrap).collect()
 }
 
 /// DENY of the gauntlet on a TLS door: a 403 inside the session, a fatal alert or a closed connection.

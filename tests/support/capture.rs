@@ -109,7 +109,7 @@ fn listen(fd: &OwnedFd, index: usize, seen: &(Mutex<Vec<Packet>>, Condvar), stop
     }
 }
 
-fn parse(frame: &[u8], outgoing: bool) -> Option<Packet> {
+pub fn parse(frame: &[u8], outgoing: bool) -> Option<Packet> {
     let (from, to, protocol, payload): (IpAddr, IpAddr, u8, &[u8]) = match frame.get(12..14)? {
         [0x08, 0x00] => {
             let ip = frame.get(14..)?;

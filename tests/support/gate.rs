@@ -21,9 +21,19 @@ pub struct Setup {
     pub clients: Option<&'static str>,
     /// Files beside the policy: scripts, case files.
     pub beside: Vec<(&'static str, String)>,
+    /// Further lines of `[steer]`.
+    pub steer: &'static str,
+    /// What stands under `[resolver]`, where that is not the world's name server.
+    pub resolver: Option<&'static str>,
     /// Lines of `[limits]`.
     pub limits: &'static str,
+    /// Further sections of `outgate.toml`.
+    pub sections: String,
     pub environment: Vec<(&'static str, String)>,
+    /// How many descriptors the daemon may have open.
+    pub descriptors: Option<u32>,
+    /// Connections come to the transparent door by TPROXY.
+    pub tproxy: bool,
     /// The kernel of the gate carries packets, so that only the fence stands between the agent and the internet.
     pub forwarding: bool,
 }
@@ -48,13 +58,11 @@ mode = "transparent"
 transparent = ["0.0.0.0:15001", "[::]:15001"]
 explicit = ["10.77.1.1:3128", "[fd77:1::1]:3128", "10.77.2.1:3128"]
 dns = ["10.77.1.1:53", "[fd77:1::1]:53", "10.77.2.1:53"]
+quic = ["10.77.1.1:15443", "[fd77:1::1]:15443", "10.77.2.1:15443"]
 
 [ca]
 certificate = "certs/ca.pem"
 key = "certs/ca.key"
-
-[resolver]
-upstreams = ["93.184.216.53:53"]
 
 [upstream]
 roots = "origin-ca.pem"
@@ -85,13 +93,36 @@ impl Gate {
     /// Writes the files and starts the daemon; returns when it says that it is ready.
     pub fn start(namespace: &Namespace, dir: &Path, setup: &Setup) -> Self {
         write_files(dir, setup);
-        Self::run(namespace, dir, &setup.environment)
+        match setup.descriptors {
+            None => Self::run(namespace, dir, &setup.environment),
+            most => Self::execute(namespace, dir, &setup.environment, most),
+        }
     }
 
     /// Starts the daemon on the files that are there.
     pub fn run(namespace: &Namespace, dir: &Path, environment: &[(&'static str, String)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        Self::execute(namespace, dir, environment, None)
+    }
+
+    fn execute(
+        namespace: &Namespace,
+        dir: &Path,
+        environment: &[(&'static str, String)],
+        descriptors: Option<u32>,
+    ) -> Self {
+        let program = env!("CARGO_BIN_EXE_outgate");
+        let mut command = Command::new(if descriptors.is_some() { "prlimit" } else { program });
+        if let Some(most) = descriptors {
+            command.arg(format!("--nofile={most}:{most}")).arg(program);
+        }
         command.args(["run", "-c"]).arg(dir.join("outgate.toml")).envs(environment.iter().cloned());
+        let gate = Self::launch(namespace, dir, command);
+        gate.wait_for_words("outgate is ready");
+        gate
+    }
+
+    /// Starts a command that is the daemon, or becomes it, and waits for nothing.
+    pub fn launch(namespace: &Namespace, dir: &Path, mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = namespace.run(move || command.spawn()).expect("start the daemon");
@@ -111,9 +142,7 @@ impl Gate {
             ear.0.lock().unwrap_or_else(PoisonError::into_inner).push('\0');
             ear.1.notify_all();
         });
-        let gate = Self { dir: dir.to_owned(), child, said };
-        gate.wait_for_words("outgate is ready");
-        gate
+        Self { dir: dir.to_owned(), child, said }
     }
 
     pub fn pid(&self) -> i32 {
@@ -169,6 +198,11 @@ impl Gate {
         put(&self.dir.join("policies/10-rules.toml"), text);
     }
 
+    /// Other sections in `outgate.toml`; the limits, which are read at start only, go back to their defaults.
+    pub fn write_sections(&self, sections: &str) {
+        put(&self.dir.join("outgate.toml"), &daemon("redirect", "", "", WORLDS_RESOLVER, sections));
+    }
+
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
@@ -194,10 +228,17 @@ impl Drop for Gate {
     }
 }
 
+/// `OUTGATE_TEST_TPROXY=1 cargo test --test wire` runs every test there through TPROXY.
+pub fn tproxy_everywhere() -> bool {
+    std::env::var_os("OUTGATE_TEST_TPROXY").is_some()
+}
+
 pub fn write_files(dir: &Path, setup: &Setup) {
     std::fs::create_dir_all(dir.join("policies")).unwrap();
     std::fs::create_dir_all(dir.join("certs")).unwrap();
-    put(&dir.join("outgate.toml"), &format!("{DAEMON}\n[limits]\n{}\n", setup.limits));
+    let resolver = setup.resolver.unwrap_or(WORLDS_RESOLVER);
+    let intercept = if setup.tproxy || tproxy_everywhere() { "tproxy" } else { "redirect" };
+    put(&dir.join("outgate.toml"), &daemon(intercept, setup.steer, setup.limits, resolver, &setup.sections));
     put(&dir.join("policies/00-clients.toml"), setup.clients.unwrap_or(CLIENTS));
     if !setup.policy.is_empty() {
         put(&dir.join("policies/10-rules.toml"), &setup.policy);
@@ -205,6 +246,21 @@ pub fn write_files(dir: &Path, setup: &Setup) {
     for (name, text) in &setup.beside {
         put(&dir.join("policies").join(name), text);
     }
+}
+
+/// The world's own name server.
+const WORLDS_RESOLVER: &str = "upstreams = [\"93.184.216.53:53\"]";
+
+fn daemon(intercept: &str, steer: &str, limits: &str, resolver: &str, sections: &str) -> String {
+    // Doors of interfaces that come later are opened without the right to a low port.
+    let daemon = if steer.contains("attach = true") {
+        DAEMON.replace(".1:53\"", ".1:15053\"").replace("::1]:53\"", "::1]:15053\"")
+    } else {
+        DAEMON.to_owned()
+    };
+    format!(
+        "{daemon}intercept = \"{intercept}\"\n{steer}\n[limits]\n{limits}\n\n[resolver]\n{resolver}\n\n{sections}\n"
+    )
 }
 
 /// Writes a file in one step: a watcher sees the old one or the whole new one.

@@ -123,7 +123,7 @@ impl Drop for Origin {
     }
 }
 
-fn server_config(certificates: Certificates) -> Arc<ServerConfig> {
+pub(super) fn server_config(certificates: Certificates) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -255,13 +255,34 @@ impl Conversation {
     }
 
     pub fn say(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).and_then(|()| self.stream.flush()).ok();
+        self.tell(bytes);
+    }
+
+    /// The same, and whether the peer was still there.
+    pub fn tell(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.stream.write_all(bytes.as_ref()).and_then(|()| self.stream.flush()).is_ok()
     }
 
     /// Reads until the peer closes: what it sent after the head.
     pub fn rest(&mut self) -> Vec<u8> {
         while self.more() > 0 {}
         std::mem::take(&mut self.buffered)
+    }
+
+    /// Reads exactly so many bytes and keeps none; gives their SHA-256, or nothing when the peer went before.
+    pub fn digest(&mut self, length: u64) -> Option<String> {
+        let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        let mut left = length;
+        while left > 0 {
+            if self.buffered.is_empty() && self.more() == 0 {
+                return None;
+            }
+            let taken = self.buffered.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            digest.update(&self.buffered[..taken]);
+            self.buffered.drain(..taken);
+            left -= taken as u64;
+        }
+        Some(pages::hex(digest.finish().as_ref()))
     }
 
     fn more(&mut self) -> usize {

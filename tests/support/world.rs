@@ -56,8 +56,8 @@ pub struct World {
     pub agent2: Namespace,
     pub lan: Namespace,
     pub gate: Namespace,
-    #[expect(dead_code, reason = "it is held so that it lives as long as its hosts")]
-    net: Namespace,
+    pub net: Namespace,
+    pub authorities: Arc<Authorities>,
     pub dir: tempfile::TempDir,
 }
 
@@ -72,9 +72,9 @@ impl World {
         authorities.write(dir.path());
         let dns = NameServer::start(&net, at(DNS, 53));
         zone(&dns);
-        let origin = Origin::start(&net, authorities);
+        let origin = Origin::start(&net, authorities.clone());
         let capture = Capture::start(&gate, "wan0", &net);
-        Self { dns, origin, capture, agent, agent2, lan, gate, net, dir }
+        Self { dns, origin, capture, agent, agent2, lan, gate, net, authorities, dir }
     }
 
     /// With this the gate's kernel would carry packets itself, so that only the fence stands between agent and net.

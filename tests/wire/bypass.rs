@@ -9,7 +9,7 @@ use crate::support::dns::{A, ask};
 use crate::support::gate::wait_until;
 use crate::support::*;
 
-fn open(policy: &str) -> Bed {
+pub fn open(policy: &str) -> Bed {
     Bed::with(&Setup { policy: policy.into(), forwarding: true, ..Setup::default() })
 }
 
@@ -19,7 +19,7 @@ fn datagram(bed: &Bed, ip: IpAddr, port: u16) {
     bed.world.agent.udp(any.parse().unwrap()).send_to(b"a datagram", at(ip, port)).ok();
 }
 
-fn echo_request(bed: &Bed, ip: IpAddr) {
+pub fn echo_request(bed: &Bed, ip: IpAddr) {
     let (domain, protocol, kind) = match ip {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128),
@@ -33,7 +33,7 @@ fn echo_request(bed: &Bed, ip: IpAddr) {
 }
 
 /// The Internet checksum (RFC 1071); the kernel does it itself for ICMPv6.
-fn checksum(message: &[u8]) -> u16 {
+pub fn checksum(message: &[u8]) -> u16 {
     let words = message.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(*two.get(1).unwrap_or(&0)));
     let sum: u32 = words.sum();
     !((sum & 0xffff) as u16).wrapping_add((sum >> 16) as u16)

@@ -143,3 +143,41 @@ fn cr_16_no_log_at_any_level_tells_a_secret() {
         }
     }
 }
+
+#[test]
+fn cr_14_nothing_is_sent_while_a_placeholder_is_left_behind_a_swapped_one() {
+    let policy = P4
+        .replace("strip = [", "swap = [\"k5\"]\n  strip = [")
+        .replace("\"authorization\", \"cookie\"", "\"cookie\"");
+    let policy =
+        policy.replace("  inject = [{ header = \"authorization\", value = \"Bearer {secret.k5}\" }]\n", "");
+    let bed = Bed::with(&Setup { policy, environment: p4_environment(), ..Setup::default() });
+    let twice =
+        "Basic cGxhY2Vob2xkZXItb2YtdGhlLWFnZW50OnBsYWNlaG9sZGVyLW9mLXRoZS1hZ2VudA== placeholder-of-the-agent";
+    let mark = bed.mark();
+    assert_eq!(bed.fetch("api.good.test", with_authorization("/", twice)).unwrap().status, 403);
+    assert!(!bed.since(mark, 1).upstream_text().contains("placeholder-of-the-agent"));
+    let once =
+        bed.fetch("api.good.test", with_authorization("/", "Bearer placeholder-of-the-agent")).unwrap();
+    assert_eq!(once.status, 200, "one alone is swapped");
+    assert_eq!(
+        bed.world.origin.requests().last().unwrap().header("authorization"),
+        [format!("Bearer {}", *K5)]
+    );
+}
+
+#[test]
+fn cl_07_a_stream_that_ends_like_the_beginning_of_a_credential_does_not_hang_and_tells_nothing() {
+    let bed = p4();
+    let (beginning, rest) = K5.split_at(5);
+    let mut wire = bed.https(PUB1, "api.good.test").unwrap();
+    wire.send(get("api.good.test", "/sse"));
+    assert_eq!(wire.head().unwrap().status, 200);
+    bed.world.origin.pages.event(beginning);
+    let seen = wire.until(format!("data: {beginning}").as_bytes());
+    assert!(seen.is_some(), "five bytes of it are not kept back for ever");
+    bed.world.origin.pages.event(&format!("{beginning}{rest}"));
+    bed.world.origin.pages.end_events();
+    let rest = wire.until(b"0\r\n\r\n").expect("the stream ends as a stream");
+    assert!(!String::from_utf8_lossy(&rest).contains(&*K5), "the whole of it is masked");
+}

@@ -118,14 +118,32 @@ fn fields(record: &Record) -> Vec<(&'static str, String)> {
         .collect()
 }
 
+/// The gate that is meant for a way: redirected connections and TPROXY's come to different ones.
+struct Beds {
+    redirect: Bed,
+    tproxy: Bed,
+}
+
+impl Beds {
+    fn new() -> Self {
+        let tproxy = Setup { policy: POLICY.into(), tproxy: true, ..Setup::default() };
+        Self { redirect: Bed::new(POLICY), tproxy: Bed::with(&tproxy) }
+    }
+
+    fn of(&self, way: Way) -> &Bed {
+        if way.is_tproxy() { &self.tproxy } else { &self.redirect }
+    }
+}
+
 /// Runs every case through every way: one status, one record and one request upstream, whatever the way.
 fn same_through(ways: &[Way], host: &str, open: impl Fn(&Bed, Way) -> Wire) {
-    let bed = Bed::new(POLICY);
+    let beds = Beds::new();
     for case in CASES {
         let mut first: Option<(Vec<(&str, String)>, String)> = None;
         for way in ways {
+            let bed = beds.of(*way);
             let mark = bed.mark();
-            let answer = open(&bed, *way).ask(request(*way, case, host));
+            let answer = open(bed, *way).ask(request(*way, case, host));
             assert_eq!(
                 answer.map(|answer| answer.status),
                 Some(case.status),
@@ -145,17 +163,19 @@ fn same_through(ways: &[Way], host: &str, open: impl Fn(&Bed, Way) -> Wire) {
 
 #[test]
 fn clear_text_is_judged_the_same_through_every_door() {
-    same_through(&[Way::Absolute, Way::V4, Way::V6], "plain.good.test", |bed, way| match way {
+    let ways = [Way::Absolute, Way::V4, Way::V6, Way::Tproxy4, Way::Tproxy6];
+    same_through(&ways, "plain.good.test", |bed, way| match way {
         Way::Absolute => bed.explicit(),
-        Way::V4 => bed.tcp(PUB1, 80),
-        Way::V6 => bed.tcp(PUB1_V6, 80),
+        Way::V4 | Way::Tproxy4 => bed.tcp(PUB1, 80),
+        Way::V6 | Way::Tproxy6 => bed.tcp(PUB1_V6, 80),
         Way::Connect => unreachable!("clear text is not sent this way here"),
     });
 }
 
 #[test]
 fn https_is_judged_the_same_through_every_door() {
-    same_through(&[Way::Connect, Way::V4, Way::V6], "api.good.test", |bed, way| {
+    let ways = [Way::Connect, Way::V4, Way::V6, Way::Tproxy4, Way::Tproxy6];
+    same_through(&ways, "api.good.test", |bed, way| {
         bed.open_https(way, "api.good.test", PUB1, PUB1_V6).unwrap()
     });
 }
@@ -172,11 +192,12 @@ fn clear_text_inside_connect_to_port_80_is_judged_by_the_http_rule() {
 
 #[test]
 fn a_denied_name_is_denied_the_same_through_every_door() {
-    let bed = Bed::new(POLICY);
+    let beds = Beds::new();
     let request = get("evil.test", "/");
     let mut seen = Vec::new();
-    for way in [Way::Absolute, Way::Connect, Way::V4, Way::V6] {
+    for way in [Way::Absolute, Way::Connect, Way::V4, Way::V6, Way::Tproxy4, Way::Tproxy6] {
         for secure in [false, true] {
+            let bed = beds.of(way);
             let mark = bed.mark();
             match (way, secure) {
                 (Way::Absolute, true) | (Way::Connect, false) => continue,
@@ -192,11 +213,11 @@ fn a_denied_name_is_denied_the_same_through_every_door() {
                         "403 before any 200"
                     );
                 }
-                (Way::V4 | Way::V6, false) => {
-                    let ip = if way == Way::V4 { EVIL } else { EVIL_V6 };
+                (Way::V4 | Way::V6 | Way::Tproxy4 | Way::Tproxy6, false) => {
+                    let ip = if matches!(way, Way::V4 | Way::Tproxy4) { EVIL } else { EVIL_V6 };
                     assert_eq!(bed.tcp(ip, 80).ask(&request).unwrap().status, 403);
                 }
-                (Way::V4 | Way::V6, true) => {
+                (Way::V4 | Way::V6 | Way::Tproxy4 | Way::Tproxy6, true) => {
                     let opened = bed.open_https(way, "evil.test", EVIL, EVIL_V6);
                     assert_denied(opened, &request);
                 }
@@ -213,8 +234,17 @@ fn a_denied_name_is_denied_the_same_through_every_door() {
 
 #[test]
 fn a_source_that_no_client_matches_is_refused_with_a_record() {
+    no_client_matches(false);
+}
+
+#[test]
+fn a_source_that_no_client_matches_is_refused_with_a_record_through_tproxy() {
+    no_client_matches(true);
+}
+
+fn no_client_matches(tproxy: bool) {
     let clients = "[[client]]\nname = \"agent\"\ninterface = \"agent0\"\nsource = [\"10.77.1.2/32\"]\n";
-    let bed = Bed::with(&Setup { policy: POLICY.into(), clients: Some(clients), ..Setup::default() });
+    let bed = Bed::with(&Setup { policy: POLICY.into(), clients: Some(clients), tproxy, ..Setup::default() });
     bed.world.agent.ip("addr add 10.77.1.3/24 dev eth0");
     let stranger = |port| {
         let socket = bed.world.agent.socket(socket2::Domain::IPV4, socket2::Type::STREAM, None);

@@ -417,10 +417,9 @@ fn sm_33_a_response_behind_the_response_reaches_nobody() {
     script_pub1(&bed, |peer: &mut Conversation| {
         while let Some(head) = peer.head() {
             let path = head.split(' ').nth(1).unwrap_or("").to_owned();
-            peer.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len()));
-            if path == "/poison" {
-                peer.say("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
-            }
+            let poison = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
+            let behind = if path == "/poison" { poison } else { "" };
+            peer.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}{behind}", path.len()));
         }
     });
     for round in 0..5 {

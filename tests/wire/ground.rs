@@ -14,7 +14,7 @@ use crate::support::{CDN, DNS, EVIL, GATE, PUB1, PUB1_V6, PUB2, Wire, World, at,
 
 const WAIT: Duration = Duration::from_secs(3);
 
-fn origin_tls(world: &World, name: &str) -> Tls {
+pub fn origin_tls(world: &World, name: &str) -> Tls {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let pem = std::fs::read(world.dir.path().join("origin-ca.pem")).unwrap();
     let roots = CertificateDer::pem_slice_iter(&pem).map(Result::unwrap).collect();

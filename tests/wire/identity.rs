@@ -1,7 +1,9 @@
 //! Gauntlet HC and FR: one name for policy, dialling, upstream SNI, `Host` and record; nothing changes it afterwards.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use crate::support::gate::wait_until;
 use crate::support::h2::H2;
 use crate::support::wire::Tls;
 use crate::support::*;
@@ -320,4 +322,14 @@ fn fr_14_an_unsolicited_101_opens_no_tunnel() {
     let seen: String = bed.world.origin.connections().iter().map(|seen| seen.text()).collect();
     assert!(!seen.contains("bytes for a tunnel"));
     bed.control();
+}
+
+#[test]
+fn the_page_of_a_refused_connection_ends_it_over_h2_too() {
+    let bed = Bed::new(P1);
+    let h2 = H2::connect(&bed, EVIL, "evil.test");
+    let (page, _) = h2.get("https://evil.test/").unwrap();
+    assert_eq!(page.status(), 403);
+    let again = wait_until(Duration::from_secs(10), || h2.get("https://evil.test/").err());
+    assert!(again.is_some(), "a connection that was refused carries nothing more");
 }

@@ -232,3 +232,21 @@ action = "allow"
     bed.gate.wait_for_record("the finding", |record| record.mentions("dlp"));
     assert!(!bed.gate.records().iter().any(|record| record.mentions(&K2)), "the value is masked");
 }
+
+#[test]
+fn gi_02_the_record_of_a_denied_request_does_not_tell_what_stands_in_its_path() {
+    let bed = Bed::new(P1);
+    let path = format!("/upload/{}", *K2);
+    let mark = bed.mark();
+    assert_eq!(bed.fetch_plain(get("evil.test", &path)).unwrap().status, 403);
+    let taps = bed.since(mark, 1);
+    let record = taps.nothing_upstream().decided("deny", &["no_rule"]);
+    assert!(!record.mentions(&K2), "{}", record.0);
+    let mark = bed.mark();
+    assert_eq!(bed.fetch_plain(get("evil.test", "/upload/it")).unwrap().status, 403);
+    assert_eq!(
+        bed.since(mark, 1).decided("deny", &["no_rule"]).text("path"),
+        "/upload/it",
+        "else it is told"
+    );
+}

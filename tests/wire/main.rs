@@ -12,10 +12,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod answers;
+mod attach;
+mod attach_interfaces;
 mod bypass;
+mod chain;
 mod clients;
+mod clock;
+mod crashes;
 mod credentials;
+mod doctor;
 mod doors;
+mod exec;
+mod exec_walls;
 mod faults;
 mod framing;
 mod ground;
@@ -23,6 +32,18 @@ mod handshake;
 mod identity;
 mod leaks;
 mod names;
+mod nested;
+mod packets;
 mod paths;
+mod quic;
+mod reloads;
+mod resolver;
+mod resources;
+mod restarts;
+mod sidecar;
+mod shim;
 mod streaming;
+mod supervised;
+mod upstreams;
 mod verdicts;
+mod virtuals;

@@ -215,6 +215,18 @@ fn no_door_pauses_for_a_delayed_acknowledgement() {
 }
 
 #[test]
+fn ft_17_a_refusal_before_the_upload_has_ended_is_relayed_over_h2() {
+    let bed = Bed::new(P1);
+    let h2 = H2::connect(&bed, PUB1, "api.good.test");
+    for _ in 0..5 {
+        let request = http::Request::post("https://api.good.test/status/413").body(()).unwrap();
+        let (answer, _) = h2.send(request, Some(vec![b'x'; 2 << 20])).unwrap();
+        assert_eq!(answer.status(), 413);
+    }
+    assert!(bed.world.origin.connections().iter().any(|seen| seen.is_h2()), "over HTTP/2 on both sides");
+}
+
+#[test]
 fn an_answer_before_the_body_has_ended_is_relayed() {
     let bed = Bed::new(P1);
     let early = |peer: &mut crate::support::origin::Conversation| {

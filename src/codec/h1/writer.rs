@@ -160,6 +160,15 @@ pub async fn write_message<W: AsyncWrite + Unpin>(
     io.finish(waiting).await
 }
 
+/// Writes a message that is only a head; as [`write_message`], with a smaller future.
+pub async fn write_head<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    head: BytesMut,
+    stall: Duration,
+) -> Result<(), WriteError> {
+    Patient { io, stall }.finish(head).await
+}
+
 /// Who is written to, and how long a write may make no progress.
 struct Patient<'a, W> {
     io: &'a mut W,
@@ -234,7 +243,8 @@ async fn in_time<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) 
     if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
         return done;
     }
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    // Boxed: the clock is rare, and its state would be in every future that writes.
+    Box::pin(tokio::time::timeout(limit, work)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// The body's next frame if it is there already. `None`: it would have to be waited for.

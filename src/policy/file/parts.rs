@@ -24,15 +24,27 @@ pub(super) fn client(mut section: Section<'_, '_>) -> Option<(Client, Place)> {
     let listed = section.strings("source");
     let sources: Vec<IpNet> =
         listed.iter().flatten().filter_map(|text| network(&section, text, "a source")).collect();
-    if !section.has("interface") && sources.is_empty() && listed.is_none_or(|list| list.is_empty()) {
+    let attached = section.bool("attached").is_some_and(|flag| flag.value);
+    let placed = section.has("interface") || section.has("source");
+    if attached && placed {
+        section.problem(
+            "attached",
+            "an attached client has no source and no interface",
+            "it is known by what `outgate attach` attaches; name another client for a source or an interface",
+        );
+    } else if !attached
+        && !section.has("interface")
+        && sources.is_empty()
+        && listed.is_none_or(|list| list.is_empty())
+    {
         section.problem(
             "source",
             "a client without source and interface",
-            "add source = [\"192.168.128.0/24\"] or interface = \"eth1\"",
+            "add source = [\"192.168.128.0/24\"] or interface = \"eth1\", or attached = true for `outgate attach`",
         );
     }
     section.finish();
-    Some((Client { name: name?, interface, sources }, place))
+    Some((Client { name: name?, interface, sources, attached }, place))
 }
 
 pub(super) fn secret(mut section: Section<'_, '_>, folder: &Path) -> Option<(Spec, Place)> {

@@ -25,9 +25,10 @@ pub(in crate::policy) struct RuleDraft {
 }
 
 /// Keys that shape what is let through, which these actions do not do.
-const DENY_HAS_NOT: [&str; 7] = ["websocket", "private", "request", "response", "tls", "dlp", "script"];
-const TUNNEL_HAS_NOT: [&str; 7] =
-    ["websocket", "encoded_slash", "match", "request", "response", "tls", "dlp"];
+const DENY_HAS_NOT: [&str; 8] =
+    ["websocket", "doh", "private", "request", "response", "tls", "dlp", "script"];
+const TUNNEL_HAS_NOT: [&str; 8] =
+    ["websocket", "doh", "encoded_slash", "match", "request", "response", "tls", "dlp"];
 
 pub(super) fn rule(mut section: Section<'_, '_>, any_host: bool, folder: &Path) -> Option<RuleDraft> {
     let place = section.place.clone();
@@ -51,6 +52,7 @@ pub(super) fn rule(mut section: Section<'_, '_>, any_host: bool, folder: &Path) 
     let private = grants(&mut section, ports.as_deref());
     let encoded_slash = encoded_slash(&mut section);
     let websocket = section.bool("websocket").is_some_and(|flag| flag.value);
+    let doh = section.bool("doh").is_some_and(|flag| flag.value);
     let listed = section.tables("match", "[[rule.match]]");
     bounded(&section, "match", &listed);
     let matches = listed.into_iter().map(|table| conditions::condition(table, side)).collect();
@@ -84,6 +86,7 @@ pub(super) fn rule(mut section: Section<'_, '_>, any_host: bool, folder: &Path) 
         matches,
         encoded_slash,
         websocket,
+        doh,
         private,
         request,
         response,
