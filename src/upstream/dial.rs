@@ -39,6 +39,7 @@ pub(super) struct Dialler {
     /// Profiles of rules with trust of their own, as long as the rule lives.
     special: Mutex<HashMap<usize, OfRule>>,
     connect: Duration,
+    write_stall: Duration,
     handshake: Duration,
     /// Dials under way, by client, host and port.
     under_way: Arc<Slots<u64>>,
@@ -92,6 +93,7 @@ impl Dialler {
             profile,
             special: Mutex::new(HashMap::new()),
             connect: settings.connect,
+            write_stall: settings.write_stall,
             handshake: settings.handshake,
             under_way: Slots::new(usize::MAX, settings.dials_per_host),
             hasher: RandomState::new(),
@@ -126,7 +128,7 @@ impl Dialler {
     ) -> Result<Opened, UpstreamError> {
         match self.route(right, proxy).await? {
             Route::Direct(addresses) => {
-                let stream = race(&addresses, self.connect).await?;
+                let stream = self.reach(&addresses).await?;
                 let address = Some(UpstreamAddr(stream.peer_addr()?));
                 let reached = Reached { address, proxy: None };
                 Ok(Opened { wire: Wire::Tcp(stream), ahead: Bytes::new(), reached })
@@ -217,6 +219,13 @@ impl Dialler {
         Err(last)
     }
 
+    async fn reach(&self, addresses: &[SocketAddr]) -> Result<TcpStream, UpstreamError> {
+        let stream = race(addresses, self.connect).await?;
+        // A host that is gone acknowledges nothing: without this only the wait for its answer would tell (tcp(7)).
+        socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(self.write_stall))?;
+        Ok(stream)
+    }
+
     async fn one_through(&self, proxy: &Proxy, destination: &Destination) -> Result<Opened, ProxyError> {
         let url = &proxy.settings().url;
         // The operator named it, so the guard has no say here: company proxies stand at private addresses.
@@ -228,7 +237,7 @@ impl Dialler {
                 found.addrs.iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(*ip, url.port)).collect()
             }
         };
-        let stream = race(&addresses, self.connect).await.map_err(|error| match error {
+        let stream = self.reach(&addresses).await.map_err(|error| match error {
             UpstreamError::Connect(io) => ProxyError::Connect(io),
             UpstreamError::ConnectTimeout => ProxyError::Slow,
             other => ProxyError::Dns(other.to_string()),
