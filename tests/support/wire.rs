@@ -93,19 +93,20 @@ impl Wire {
         Self { stream: Stream::Plain(stream), buffered: Vec::new(), ended: None }
     }
 
+    /// The socket of a plain wire that nothing unread is left on.
+    pub fn into_socket(self) -> TcpStream {
+        let Stream::Plain(socket) = self.stream else { panic!("inside TLS") };
+        assert!(self.buffered.is_empty(), "unread: {:?}", String::from_utf8_lossy(&self.buffered));
+        socket
+    }
+
     /// Shakes hands over a plain wire that nothing unread is left on.
     pub fn secure(self, tls: &Tls) -> Result<Self, End> {
         self.secure_as(tls.connection())
     }
 
     pub fn secure_as(self, connection: ClientConnection) -> Result<Self, End> {
-        let Stream::Plain(socket) = self.stream else { panic!("TLS within TLS") };
-        assert!(
-            self.buffered.is_empty(),
-            "bytes before the handshake: {:?}",
-            String::from_utf8_lossy(&self.buffered)
-        );
-        let mut tls = StreamOwned::new(connection, socket);
+        let mut tls = StreamOwned::new(connection, self.into_socket());
         while tls.conn.is_handshaking() {
             tls.conn.complete_io(&mut tls.sock)?;
         }

@@ -17,6 +17,7 @@ mod attach;
 mod attach_interfaces;
 mod bypass;
 mod chain;
+mod claims;
 mod clients;
 mod clock;
 mod crashes;
