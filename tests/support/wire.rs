@@ -134,6 +134,21 @@ impl Wire {
         self
     }
 
+    /// Says that nothing more will come.
+    pub fn end_of_sending(&mut self) -> &mut Self {
+        let socket = match &mut self.stream {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => {
+                tls.conn.send_close_notify();
+                tls.flush().ok();
+                &mut tls.sock
+            }
+        };
+        // A peer that has closed already has what it wants.
+        socket.shutdown(std::net::Shutdown::Write).ok();
+        self
+    }
+
     /// Each byte in a TCP segment of its own, as far as the kernel lets us.
     pub fn dribble(&mut self, bytes: &[u8]) -> &mut Self {
         for byte in bytes {

@@ -15,6 +15,7 @@ mod support;
 mod answers;
 mod attach;
 mod attach_interfaces;
+mod authority;
 mod bypass;
 mod chain;
 mod claims;
