@@ -43,6 +43,7 @@ mod resolver;
 mod resources;
 mod restarts;
 mod sidecar;
+mod smuggling;
 mod shim;
 mod streaming;
 mod supervised;
