@@ -47,12 +47,12 @@ impl Fault {
     }
 }
 
-/// A stream that the crate refused before anybody saw its request.
+/// How the crate refused a stream before anybody saw its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RefusedStream {
-    pub code: Reason,
-    /// The crate answered it first: 431, for a head larger than the limit.
-    pub answered: bool,
+pub enum RefusedStream {
+    Reset(Reason),
+    /// With 431, the one answer that it gives: the head is larger than the limit.
+    Answered,
 }
 
 /// What was seen of a stream's head that its request does not show.
@@ -136,7 +136,6 @@ struct State {
     begun: VecDeque<Begun>,
     refused: Vec<RefusedStream>,
     fault: Option<Fault>,
-    unreadable: bool,
     heard: bool,
     said: Said,
 }
@@ -145,7 +144,6 @@ struct State {
 struct Begun {
     stream: u32,
     fragment: bool,
-    answered: bool,
 }
 
 /// The header block that is being read.
@@ -186,7 +184,6 @@ impl State {
             begun: VecDeque::new(),
             refused: Vec::new(),
             fault: None,
-            unreadable: false,
             heard: false,
             said: Said::default(),
         }
@@ -226,7 +223,7 @@ impl State {
                 if self.begun.len() == BEGUN {
                     self.begun.pop_front();
                 }
-                self.begun.push_back(Begun { stream: head.stream, fragment: false, answered: false });
+                self.begun.push_back(Begun { stream: head.stream, fragment: false });
                 self.block = Block { frame: Some(head), begins: true, ..Block::default() };
             }
             frames::HEADERS => {
@@ -267,7 +264,7 @@ impl State {
             return Ok(());
         }
         let payload = std::mem::take(&mut block.payload);
-        // Padding that cannot be is an error of the connection, which the crate finds as well.
+        // Padding that cannot be is for the crate to answer, which checks it before the block.
         let part = frame.block_of(if whole { bytes } else { &payload }).unwrap_or_default();
         if !frame.ends_block() {
             block.parts.extend_from_slice(part);
@@ -281,11 +278,9 @@ impl State {
             self.paths.has_fragment(&parts)
         };
         let begins = std::mem::take(&mut self.block).begins;
-        match (found, self.begun.back_mut()) {
-            (Ok(true), Some(begun)) if begins => begun.fragment = true,
-            (Ok(_), _) => {}
-            // The crate says so itself when it reads this; nothing is read after it.
-            (Err(Unreadable), _) => self.unreadable = true,
+        let found = found.map_err(|Unreadable| Fault::Unreadable)?;
+        if let Some(begun) = self.begun.back_mut().filter(|_| begins) {
+            begun.fragment = found;
         }
         Ok(())
     }
@@ -303,10 +298,8 @@ impl State {
                     if head.ends_stream() {
                         self.resets.earn(1);
                     }
-                    if head.kind == frames::HEADERS
-                        && let Some(begun) = self.begun.iter_mut().find(|begun| begun.stream == head.stream)
-                    {
-                        begun.answered = true;
+                    if head.kind == frames::HEADERS && self.unlist(head.stream).is_some() {
+                        self.refused.push(RefusedStream::Answered);
                     }
                 }
                 Piece::Payload { bytes, last } => {
@@ -331,8 +324,8 @@ impl State {
         let code = Reason::from(said.payload as u32);
         if said.frame.kind == frames::GOAWAY {
             said.gave_up |= code != Reason::NO_ERROR;
-        } else if let Some(begun) = self.unlist(self.said.frame.stream) {
-            self.refused.push(RefusedStream { code, answered: begun.answered });
+        } else if self.unlist(self.said.frame.stream).is_some() {
+            self.refused.push(RefusedStream::Reset(code));
         }
     }
 
@@ -365,9 +358,6 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let mut state = this.watch.lock();
-        if state.unreadable {
-            state.fault.get_or_insert(Fault::Unreadable);
-        }
         // The driver, which polls us, looks for a fault whenever there is nothing to read; nobody has to wake it.
         if state.fault.is_some() {
             return Poll::Pending;

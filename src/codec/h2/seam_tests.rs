@@ -170,15 +170,12 @@ async fn a_stream_that_the_crate_refuses_is_told_and_one_that_was_taken_is_not()
         reset(7, 1),
     ];
     out.concat().chunks(5).for_each(|bytes| state.wrote(bytes));
-    let refused = |code, answered| RefusedStream { code, answered };
-    assert_eq!(
-        state.refused,
-        [
-            refused(Reason::PROTOCOL_ERROR, false),
-            refused(Reason::REFUSED_STREAM, false),
-            refused(Reason::PROTOCOL_ERROR, true),
-        ]
-    );
+    let refused = [
+        RefusedStream::Reset(Reason::PROTOCOL_ERROR),
+        RefusedStream::Reset(Reason::REFUSED_STREAM),
+        RefusedStream::Answered,
+    ];
+    assert_eq!(state.refused, refused);
     assert!(state.begun.is_empty());
     assert!(!state.said.gave_up);
     state.wrote(&frame(frames::GOAWAY, 0, 0, &[0, 0, 0, 7, 0, 0, 0, 0]));

@@ -208,14 +208,14 @@ impl Record {
     }
 
     fn stream(&self, refused: RefusedStream) {
-        match refused.code {
-            _ if refused.answered => {
-                self.refusal(Reason::TooLarge, "the head is larger than its limit");
-            }
-            h2::Reason::REFUSED_STREAM => {
+        match refused {
+            RefusedStream::Answered => self.refusal(Reason::TooLarge, "the head is larger than its limit"),
+            RefusedStream::Reset(h2::Reason::REFUSED_STREAM) => {
                 self.refusal(Reason::Limit, "more streams at one time than the limit");
             }
-            code => self.refusal(Reason::BadRequest, format!("a malformed stream: {code}")),
+            RefusedStream::Reset(code) => {
+                self.refusal(Reason::BadRequest, format!("a malformed stream: {code}"));
+            }
         }
     }
 
