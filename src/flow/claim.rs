@@ -214,21 +214,20 @@ fn reconcile_h2(
     }
     let length = stated_length(&parts.headers)
         .map_err(|detail| (Reason::BadFraming, StatusCode::BAD_REQUEST, detail.to_owned()))?;
+    // Only who translates from HTTP/1 may leave it out (RFC 9113 section 8.3.1), and then the `h2` crate does not show
+    // the :scheme.
+    let Some(authority) = parts.uri.authority() else {
+        return Err(bad("a request without :authority".into()));
+    };
     if parts.uri.scheme_str().is_none_or(|scheme| scheme != connection.scheme.as_str()) {
         return Err(bad("the :scheme is not that of the connection".into()));
     }
-    let stated = host_fields(&parts.headers)?;
-    let text = match (parts.uri.authority(), stated) {
-        (Some(authority), Some(host)) => {
-            if !same(&parse(authority.as_str())?, &parse(host)?, connection.scheme) {
-                return Err(contradiction(authority.as_str(), host));
-            }
-            authority.as_str()
-        }
-        (Some(authority), None) => authority.as_str(),
-        (None, Some(host)) => host,
-        (None, None) => return Err(bad("a request without :authority and host".into())),
-    };
+    let text = authority.as_str();
+    if let Some(host) = host_fields(&parts.headers)?
+        && !same(&parse(text)?, &parse(host)?, connection.scheme)
+    {
+        return Err(contradiction(text, host));
+    }
     if let Some(Host::Name(bound)) = &connection.host
         && text == bound.as_str()
     {

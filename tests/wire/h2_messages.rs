@@ -296,3 +296,105 @@ fn sm_36_a_request_of_http_1_becomes_one_stream_of_an_h2_only_host() {
     assert_eq!(requests[0].header("te"), ["trailers"]);
     assert_eq!(requests[1].header("content-length"), ["5"]);
 }
+
+#[test]
+fn pm_01_to_23_a_target_has_the_same_verdict_over_h2_as_over_http_1() {
+    let bed = Bed::new(P3);
+    let mut raw = Raw::connect(&bed);
+    let targets = [
+        ("GET", "/public/a"),
+        ("HEAD", "/public"),
+        ("GET", "/public/../admin"),
+        ("GET", "/public/%2e%2e/admin"),
+        ("GET", "/public/..%2fadmin"),
+        ("GET", "/public%2fsecret%2fx"),
+        ("GET", "/public/..\\admin"),
+        ("GET", "/public%5c..%5cadmin"),
+        ("GET", "\\admin"),
+        ("GET", "//admin"),
+        ("GET", "/public//secret/x"),
+        ("GET", "/PUBLIC/x"),
+        ("GET", "/public/%zz"),
+        ("GET", "/public/%00"),
+        ("GET", "/public/%0d%0aHost:%20evil.test"),
+        ("GET", "/publicX"),
+        ("GET", "*"),
+        ("OPTIONS", "*"),
+        ("GET", "public/a"),
+        ("GET", "?x=/public/a"),
+        ("GET", "https://api.good.test/public/a"),
+        ("GET", "https://evil.test/public/a"),
+        ("POST", "/public/x"),
+        ("get", "/public/x"),
+        ("G*T", "/public/x"),
+        ("TRACE", "/public/x"),
+        ("PRI", "/public/x"),
+    ];
+    for (n, (method, target)) in targets.into_iter().enumerate() {
+        let stream = n as u32 * 2 + 1;
+        let mark = bed.mark();
+        let line = format!("{method} {target} HTTP/1.1\r\nHost: api.good.test\r\n\r\n");
+        let first = bed.https(PUB1, "api.good.test").unwrap().send(line).head().unwrap().status;
+        raw.send(head(stream, END_STREAM, &request(method, target, &[])));
+        let second = raw.outcome(stream);
+        match first {
+            // HTTP/2 has no absolute form; what HTTP/1 takes for one is no path there.
+            200 if !target.starts_with('/') => assert!(is_bad(second), "{method} {target}: {second:?}"),
+            400 => assert!(is_bad(second) || second == Status(403), "{method} {target}: {second:?}"),
+            first => assert_eq!(second, Status(first), "{method} {target}"),
+        }
+        let taps = bed.since(mark, 2);
+        let paths: Vec<_> = taps.requests.iter().map(|request| request.target.clone()).collect();
+        assert!(paths.iter().all(|path| path.starts_with("/public")), "{method} {target}: {paths:?}");
+    }
+}
+
+#[test]
+fn hc_13_to_42_an_authority_over_h2_is_the_one_name_of_its_connection() {
+    let bed = Bed::new(P1);
+    let with = |authority: Option<&str>, host: Option<&str>| {
+        let mut fields = request("GET", "/", &[]);
+        match authority {
+            Some(authority) => fields[2].1 = authority,
+            None => drop(fields.remove(2)),
+        }
+        fields.extend(host.map(|host| ("host", host)));
+        outcome(&bed, block(&fields))
+    };
+    for authority in ["api.good.test", "API.Good.TEST", "api.good.test.", "api.good.test:443"] {
+        let mark = bed.mark();
+        assert_eq!(with(Some(authority), None), Status(200), "{authority}");
+        assert_eq!(with(Some(authority), Some("api.good.test")), Status(200), "{authority} and host");
+        let requests = bed.since(mark, 2).requests;
+        assert!(requests.len() == 2 && requests.iter().all(|request| request.authority == "api.good.test"));
+        assert!(requests.iter().all(|request| request.header("host").is_empty()));
+    }
+    for authority in ["evil.test", "api.good.test:8443", "evilapi.good.test", "api.good.test.evil.test"] {
+        let mark = bed.mark();
+        assert_eq!(with(Some(authority), None), Status(421), "{authority}");
+        bed.since(mark, 1).nothing_upstream().no_query().decided("deny", &["authority_mismatch"]);
+    }
+    let bad = [
+        (Some("api.good.test@evil.test"), None),
+        (Some("evil.test@api.good.test"), None),
+        (Some("api.good.test,evil.test"), None),
+        (Some("api.good.test:443x"), None),
+        (Some("api.good.test/x"), None),
+        (Some(""), None),
+        (None, None),
+        (None, Some("")),
+        (None, Some("api.good.test")),
+        (Some("api.good.test"), Some("evil.test")),
+        (Some("evil.test"), Some("api.good.test")),
+        (Some("b\u{fc}cher.test"), None),
+    ];
+    for (authority, host) in bad {
+        let mark = bed.mark();
+        let found = with(authority, host);
+        assert!(is_bad(found), "{authority:?} {host:?}: {found:?}");
+        bed.since(mark, 1)
+            .nothing_upstream()
+            .no_query()
+            .decided("deny", &["bad_request", "authority_mismatch"]);
+    }
+}
