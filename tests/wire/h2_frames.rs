@@ -41,7 +41,7 @@ fn wrong() -> Vec<(&'static str, Vec<u8>, Vec<Outcome>)> {
         ("5.1 DATA on an idle stream", frame(DATA, 1, 1, b"x"), all(PROTOCOL_ERROR)),
         ("5.1 RST_STREAM on an idle stream", reset(1, 8), all(PROTOCOL_ERROR)),
         ("5.1 WINDOW_UPDATE on an idle stream", window(1, 9), all(PROTOCOL_ERROR)),
-        ("5.1 CONTINUATION on an idle stream", frame(CONTINUATION, 4, 1, []), all(PROTOCOL_ERROR)),
+        ("5.1 CONTINUATION on an idle stream", frame(CONTINUATION, 4, 1, [0x80]), all(PROTOCOL_ERROR)),
         (
             "5.1 DATA behind the end of a stream",
             [get_at(1), frame(DATA, 1, 1, b"x")].concat(),

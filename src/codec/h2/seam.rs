@@ -149,7 +149,8 @@ struct Begun {
 /// The header block that is being read.
 #[derive(Debug, Default)]
 struct Block {
-    /// The frame that is being read belongs to a block.
+    /// The last frame of a block that is open. Other frames may not stand in it: they end the connection, and what they
+    /// bring does not matter.
     frame: Option<FrameHead>,
     /// Begins a stream, and is not its trailers.
     begins: bool,
@@ -232,7 +233,10 @@ impl State {
             }
             frames::CONTINUATION => {
                 self.spend(&head)?;
-                self.block.frame = Some(head);
+                // One of another block, or of none, ends the connection when the crate reads it.
+                if self.block.frame.is_some_and(|frame| frame.stream == head.stream) {
+                    self.block.frame = Some(head);
+                }
             }
             frames::RST_STREAM if !self.resets.spend(1) => return Err(Fault::Resets),
             frames::RST_STREAM => {}
@@ -249,9 +253,6 @@ impl State {
 
     fn payload(&mut self, bytes: &[u8], last: bool) -> Result<(), Fault> {
         let Some(frame) = self.block.frame else { return Ok(()) };
-        if !matches!(frame.kind, frames::HEADERS | frames::CONTINUATION) {
-            return Ok(());
-        }
         let block = &mut self.block;
         if block.payload.len() + block.parts.len() + bytes.len() > BLOCK {
             return Err(Fault::Block);
