@@ -116,6 +116,7 @@ fn ht_04_floods_of_frames_without_work_end_their_connection_and_no_other() {
             let mark = bed.mark();
             let mut raw = Raw::connect(&bed);
             raw.send(head(1, 0, &request("POST", "/upload", &[])));
+            assert!(raw.is_alive(), "and its stream is taken");
             // Nothing is read meanwhile, the answers to PING and SETTINGS neither.
             let thousand = flood.repeat(1000);
             for n in 0..200 {
