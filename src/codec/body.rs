@@ -31,9 +31,7 @@ pub enum BodyError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(transparent)]
-    Client(#[from] hyper::Error),
-    #[error(transparent)]
-    Upstream(h2::Error),
+    Http2(#[from] ::h2::Error),
 }
 
 impl Body {

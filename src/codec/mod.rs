@@ -1,9 +1,10 @@
 //! Wire formats. HTTP/1 is read and written here, strictly and once: what is judged is regenerated from what was
-//! understood, so no second parser exists that could understand it otherwise. HTTP/2 is hyper's. Called by `flow`
-//! (client side) and `upstream` (server side).
+//! understood, so no second parser exists that could understand it otherwise. HTTP/2 is the `h2` crate's; what stands
+//! around it is here. Called by `flow` (client side) and `upstream` (server side).
 
 pub mod body;
 pub mod h1;
+pub mod h2;
 mod pace;
 mod recorded;
 

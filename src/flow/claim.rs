@@ -3,6 +3,7 @@
 
 use crate::base::{Authority, AuthorityError, Host, HostNameError, Proto, Scheme};
 use crate::codec::h1::RequestHead;
+use crate::codec::h2::{Taken, stated_length};
 use crate::pipeline::{Asked, Rejected};
 use crate::policy::{Reason, Refusal};
 use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST};
@@ -140,22 +141,23 @@ fn explicit_parts(head: &RequestHead) -> Result<Parts, No> {
     Ok(Parts::Absolute(uri.authority.host, port, uri.path_and_query))
 }
 
-/// A request of an HTTP/2 stream; hyper has read its head, pseudo fields included.
+/// A request of an HTTP/2 stream, as the `h2` crate has read its head and `taken` was seen beside it; and the length that
+/// it states, which is framing.
 pub(super) fn h2(
     parts: http::request::Parts,
+    taken: Taken,
     connection: &Connection,
     fields: usize,
-) -> Result<Box<Asked>, Box<Rejected>> {
-    match reconcile_h2(&parts, connection, fields) {
-        Ok(host) => {
+) -> (Result<Box<Asked>, Box<Rejected>>, Option<u64>) {
+    match reconcile_h2(&parts, taken, connection, fields) {
+        Ok((host, length)) => {
             let target = parts.uri.path_and_query().map_or_else(String::new, |p| p.as_str().to_owned());
             let mut headers = parts.headers;
-            // Framing is the protocol's own; the stated length is checked against the data by hyper.
             headers.remove(CONTENT_LENGTH);
             headers.remove(EXPECT);
             headers.remove(HOST);
             join_cookies(&mut headers);
-            Ok(Box::new(Asked {
+            let asked = Box::new(Asked {
                 scheme: connection.scheme,
                 host,
                 port: connection.port,
@@ -164,17 +166,21 @@ pub(super) fn h2(
                 headers,
                 proto: Proto::H2,
                 dst_mismatch: false,
-            }))
+            });
+            (Ok(asked), length)
         }
-        Err((reason, status, detail)) => Err(Box::new(Rejected {
-            refusal: Refusal::new(reason, detail),
-            status,
-            authority: parts.uri.authority().map(ToString::to_string).unwrap_or_default(),
-            method: parts.method.to_string(),
-            target: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
-            scheme: connection.scheme,
-            proto: Proto::H2,
-        })),
+        Err((reason, status, detail)) => {
+            let rejected = Box::new(Rejected {
+                refusal: Refusal::new(reason, detail),
+                status,
+                authority: parts.uri.authority().map(ToString::to_string).unwrap_or_default(),
+                method: parts.method.to_string(),
+                target: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+                scheme: connection.scheme,
+                proto: Proto::H2,
+            });
+            (Err(rejected), None)
+        }
     }
 }
 
@@ -190,7 +196,12 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn reconcile_h2(parts: &http::request::Parts, connection: &Connection, fields: usize) -> Result<Host, No> {
+fn reconcile_h2(
+    parts: &http::request::Parts,
+    taken: Taken,
+    connection: &Connection,
+    fields: usize,
+) -> Result<(Host, Option<u64>), No> {
     if parts.method == Method::CONNECT {
         return Err((Reason::Connect, StatusCode::METHOD_NOT_ALLOWED, "CONNECT inside a connection".into()));
     }
@@ -198,29 +209,33 @@ fn reconcile_h2(parts: &http::request::Parts, connection: &Connection, fields: u
         let detail = "more header fields than the limit".to_owned();
         return Err((Reason::TooLarge, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail));
     }
+    if taken.fragment {
+        return Err(bad("the target holds a fragment".into()));
+    }
+    let length = stated_length(&parts.headers)
+        .map_err(|detail| (Reason::BadFraming, StatusCode::BAD_REQUEST, detail.to_owned()))?;
+    // Only who translates from HTTP/1 may leave it out (RFC 9113 section 8.3.1), and then the `h2` crate does not show
+    // the :scheme.
+    let Some(authority) = parts.uri.authority() else {
+        return Err(bad("a request without :authority".into()));
+    };
     if parts.uri.scheme_str().is_none_or(|scheme| scheme != connection.scheme.as_str()) {
         return Err(bad("the :scheme is not that of the connection".into()));
     }
-    let stated = host_fields(&parts.headers)?;
-    let text = match (parts.uri.authority(), stated) {
-        (Some(authority), Some(host)) => {
-            if !same(&parse(authority.as_str())?, &parse(host)?, connection.scheme) {
-                return Err(contradiction(authority.as_str(), host));
-            }
-            authority.as_str()
-        }
-        (Some(authority), None) => authority.as_str(),
-        (None, Some(host)) => host,
-        (None, None) => return Err(bad("a request without :authority and host".into())),
-    };
+    let text = authority.as_str();
+    if let Some(host) = host_fields(&parts.headers)?
+        && !same(&parse(text)?, &parse(host)?, connection.scheme)
+    {
+        return Err(contradiction(text, host));
+    }
     if let Some(Host::Name(bound)) = &connection.host
         && text == bound.as_str()
     {
-        return Ok(Host::Name(bound.clone()));
+        return Ok((Host::Name(bound.clone()), length));
     }
     let authority = parse(text)?;
     agree(&authority, connection)?;
-    Ok(authority.host)
+    Ok((authority.host, length))
 }
 
 /// Whether a request's own authority is the one that its connection bound.

@@ -193,7 +193,7 @@ impl Tasks {
     }
 }
 
-/// hyper's HTTP/2 starts its own tasks through this.
+/// hyper's HTTP/2, which the demo's host speaks, starts its own tasks through this.
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
     fn execute(&self, work: F) {
         self.spawn("http2", work);

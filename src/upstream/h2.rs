@@ -4,19 +4,18 @@
 use super::dial::{Dialled, Reached};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
 use crate::base::Scheme;
-use crate::codec::{Body, BodyError, Pace, Paced};
+use crate::codec::h2::{Received, Unsent, pour};
+use crate::codec::{Body, Pace, Paced};
 use crate::rt::Lazily;
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::{Method, Request, StatusCode, Uri, Version};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use std::future::poll_fn;
+use http_body::Body as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// Bytes of requests that one connection may hold before the socket takes them.
@@ -95,7 +94,7 @@ pub(super) async fn exchange(
     let bodiless = matches!(body, Body::Empty);
     let (mut answer, stream) = sender.send_request(message, bodiless).map_err(|e| not_begun(&e))?;
     if !bodiless {
-        let mut upload: Upload = Box::pin(pour(body, stream, upstream.settings.write_stall));
+        let mut upload: Upload = Box::pin(send(body, stream, upstream.settings.write_stall));
         tokio::select! {
             biased;
             sent = &mut upload => match sent {
@@ -157,67 +156,19 @@ async fn finish_upload(upload: Upload, mut drain: crate::rt::Drain) {
     }
 }
 
-/// Sends a body as fast as its peer takes it. A body that fails ends the stream, so that half a message never looks
-/// like a whole one.
-async fn pour(mut body: Body, mut stream: SendStream<Bytes>, stall: Duration) -> Result<(), UpstreamError> {
-    loop {
-        let frame = poll_fn(|cx| {
-            if let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) {
-                return Poll::Ready(Ok(frame));
-            }
-            stream.poll_reset(cx).map(Err)
-        });
-        let frame = match frame.await {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => {
-                stream.send_reset(Reason::CANCEL);
-                return Err(UpstreamError::RequestBody(error));
-            }
-            Ok(None) => return stream.send_data(Bytes::new(), true).map_err(|e| failure(&e)),
-            // The origin wants no more of it; its answer says why.
-            Err(Ok(Reason::NO_ERROR)) => return Ok(()),
-            Err(Ok(reason)) => return Err(failure(&reason.into())),
-            Err(Err(error)) => return Err(failure(&error)),
-        };
-        match frame.into_data() {
-            Ok(data) => {
-                let last = body.is_end_stream();
-                send(&mut stream, data, last, stall).await?;
-                if last {
-                    return Ok(());
-                }
-            }
-            Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
-                return stream.send_trailers(trailers).map_err(|e| failure(&e));
-            }
-        }
-    }
-}
-
-/// Sends one piece within the peer's windows.
-async fn send(
-    stream: &mut SendStream<Bytes>,
-    mut data: Bytes,
-    last: bool,
-    stall: Duration,
-) -> Result<(), UpstreamError> {
-    while !data.is_empty() {
-        stream.reserve_capacity(data.len());
-        let capacity = poll_fn(|cx| stream.poll_capacity(cx));
-        let granted = match tokio::time::timeout(stall, capacity).await {
-            Ok(Some(granted)) => granted.map_err(|e| failure(&e))?,
-            Ok(None) => return Err(UpstreamError::Closed),
-            Err(_) => {
-                stream.send_reset(Reason::CANCEL);
-                return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-            }
-        };
-        let piece = data.split_to(granted.min(data.len()));
-        let end = last && data.is_empty();
-        stream.send_data(piece, end).map_err(|e| failure(&e))?;
-    }
-    Ok(())
+/// A body that is not sent to its end ends the stream, so that half a message never looks like a whole one.
+async fn send(body: Body, mut stream: SendStream<Bytes>, stall: Duration) -> Result<(), UpstreamError> {
+    let unsent = match pour(body, &mut stream, Some(stall)).await {
+        Ok(()) => return Ok(()),
+        Err(unsent) => unsent,
+    };
+    stream.send_reset(Reason::CANCEL);
+    Err(match unsent {
+        Unsent::Body(error) => UpstreamError::RequestBody(error),
+        Unsent::Stalled => std::io::Error::from(std::io::ErrorKind::TimedOut).into(),
+        Unsent::Ended(error) => failure(&error),
+        Unsent::Closed => UpstreamError::Closed,
+    })
 }
 
 fn into_answer(
@@ -237,62 +188,14 @@ fn into_answer(
         Body::Empty
     } else {
         let pace = Pace { patience: upstream.settings.response_silence, bytes_per_second: 0 };
-        Body::stream(Paced::new(Received { stream, left: length, _users: users }, pace))
+        // Its connection does not count as idle while it is read.
+        Body::stream(Paced::new(Received::answer(stream, length, users), pace))
     };
     let mut response = http::Response::new(body);
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
     let stated_length = length.filter(|_| bodiless && !no_content);
     Answer { response, from: reached, version: Version::HTTP_2, stated_length, switched: None }
-}
-
-/// An answer's body. Its connection does not count as idle while it is read.
-struct Received {
-    stream: RecvStream,
-    /// What is still to come of the length that the head stated.
-    left: Option<u64>,
-    _users: Arc<()>,
-}
-
-impl HttpBody for Received {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        match ready!(this.stream.poll_data(cx)) {
-            Some(Ok(data)) => {
-                // An error means that the stream has ended, which the next call tells.
-                let _ = this.stream.flow_control().release_capacity(data.len());
-                this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-            // A whole answer may be followed by a reset that only says: send no more (RFC 9113 section 8.1).
-            Some(Err(error)) if is_done(&error) && this.left.unwrap_or(0) == 0 => Poll::Ready(None),
-            Some(Err(error)) => Poll::Ready(Some(Err(BodyError::Upstream(error)))),
-            None => match ready!(this.stream.poll_trailers(cx)) {
-                Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
-                Err(error) if is_done(&error) => Poll::Ready(None),
-                Err(error) => Poll::Ready(Some(Err(BodyError::Upstream(error)))),
-            },
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-}
-
-/// A reset of the one stream that names no error. (A GOAWAY that names none ends streams in their middle.)
-fn is_done(error: &h2::Error) -> bool {
-    error.is_remote() && error.is_reset() && error.reason() == Some(Reason::NO_ERROR)
 }
 
 /// Whether a request that could not be sent may be sent over another connection.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -232,6 +233,30 @@ impl Bed {
 fn certificates(file: &std::path::Path) -> Vec<CertificateDer<'static>> {
     let pem = std::fs::read(file).expect("a CA certificate");
     CertificateDer::pem_slice_iter(&pem).map(Result::unwrap).collect()
+}
+
+/// The largest resident memory of the daemon while `work` runs, less what it was before, in KiB.
+pub fn growth_during<T>(bed: &Bed, work: impl FnOnce() -> T) -> (T, u64) {
+    /// Also where the work panics, or the scope would wait for ever.
+    struct Ending<'a>(&'a AtomicBool);
+    impl Drop for Ending<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let before = bed.gate.resident_kib();
+    let (done, peak) = (AtomicBool::new(false), AtomicU64::new(0));
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                peak.fetch_max(bed.gate.resident_kib(), Ordering::Relaxed);
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        });
+        let _ending = Ending(&done);
+        work()
+    });
+    (result, peak.into_inner().saturating_sub(before))
 }
 
 /// DENY of the gauntlet on a TLS door: a 403 inside the session, a fatal alert or a closed connection.

@@ -43,6 +43,15 @@ impl Authorities {
         std::fs::write(dir.join("origin-ca.pem"), &self.trusted_pem).unwrap();
     }
 
+    /// A host's certificate and key as files, for a program that is that host: `leaf.pem` and `leaf.key`.
+    pub fn write_leaf(&self, dir: &Path, name: &str) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let leaf = params.signed_by(&self.leaf_key, &self.trusted).unwrap();
+        std::fs::write(dir.join("leaf.pem"), leaf.pem()).unwrap();
+        std::fs::write(dir.join("leaf.key"), self.leaf_key.serialize_pem()).unwrap();
+    }
+
     fn leaf(&self, name: &str, fault: Fault) -> Arc<CertifiedKey> {
         let mut leaves = self.leaves.lock().unwrap();
         let made = leaves.entry((name.to_owned(), fault)).or_insert_with(|| Arc::new(self.mint(name, fault)));

@@ -8,6 +8,7 @@ pub mod ca;
 pub mod capture;
 pub mod dns;
 pub mod docker;
+pub mod frames;
 pub mod gate;
 pub mod git;
 pub mod h2;
@@ -25,7 +26,7 @@ pub mod websocket;
 pub mod wire;
 pub mod world;
 
-pub use bed::{Bed, Way, assert_denied};
+pub use bed::{Bed, Way, assert_denied, growth_during};
 pub use gate::{Record, Setup};
 pub use message::{get, post};
 pub use policies::*;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -59,7 +60,12 @@ impl Seen {
     }
 }
 
-type Script = Arc<dyn Fn(&mut Conversation) + Send + Sync>;
+/// What holds a conversation, and the protocol it speaks inside TLS.
+#[derive(Clone)]
+struct Script {
+    alpn: &'static [u8],
+    hold: Arc<dyn Fn(&mut Conversation) + Send + Sync>,
+}
 
 pub struct Origin {
     pub pages: Arc<Pages>,
@@ -67,6 +73,7 @@ pub struct Origin {
     scripts: Mutex<HashMap<SocketAddr, Script>>,
     honest: Arc<ServerConfig>,
     attacker: Arc<ServerConfig>,
+    only_h2: AtomicBool,
     runtime: Mutex<Option<Runtime>>,
 }
 
@@ -80,6 +87,7 @@ impl Origin {
             scripts: Mutex::default(),
             honest: server_config(Certificates { authorities: Arc::clone(&authorities), attacker: false }),
             attacker: server_config(Certificates { authorities, attacker: true }),
+            only_h2: AtomicBool::new(false),
             runtime: Mutex::new(Some(runtime)),
         });
         for at in ["0.0.0.0:80", "[::]:80", "0.0.0.0:443", "[::]:443", "0.0.0.0:8443", "0.0.0.0:22"] {
@@ -93,7 +101,18 @@ impl Origin {
 
     /// Lets `script` hold every conversation at this address from now on, inside TLS on port 443.
     pub fn script(&self, at: (IpAddr, u16), script: impl Fn(&mut Conversation) + Send + Sync + 'static) {
-        self.scripts.lock().unwrap().insert(at.into(), Arc::new(script));
+        let script = Script { alpn: b"http/1.1", hold: Arc::new(script) };
+        self.scripts.lock().unwrap().insert(at.into(), script);
+    }
+
+    /// The same for a host that speaks HTTP/2 only; the script reads and says its frames.
+    pub fn script_h2(&self, at: (IpAddr, u16), script: impl Fn(&mut Conversation) + Send + Sync + 'static) {
+        self.scripts.lock().unwrap().insert(at.into(), Script { alpn: b"h2", hold: Arc::new(script) });
+    }
+
+    /// From now on no host offers HTTP/1.1 inside TLS.
+    pub fn speak_only_h2(&self) {
+        self.only_h2.store(true, Ordering::Relaxed);
     }
 
     pub fn connections(&self) -> Vec<Arc<Seen>> {
@@ -158,7 +177,11 @@ async fn serve(origin: Arc<Origin>, stream: tokio::net::TcpStream, local: Socket
         drop(origin);
         return http1(Tap { inner: stream, seen }, pages).await;
     }
-    let acceptor = TlsAcceptor::from(origin.tls_config(local));
+    let mut config = ServerConfig::clone(&origin.tls_config(local));
+    if origin.only_h2.load(Ordering::Relaxed) {
+        config.alpn_protocols = vec![b"h2".to_vec()];
+    }
+    let acceptor = TlsAcceptor::from(Arc::new(config));
     let Ok(stream) = acceptor.accept(stream).await else {
         origin.note(local, Some(Hello::default()));
         return;
@@ -263,6 +286,28 @@ impl Conversation {
         self.stream.write_all(bytes.as_ref()).and_then(|()| self.stream.flush()).is_ok()
     }
 
+    /// Up to and with `mark`, or nothing when the peer has gone.
+    pub fn until(&mut self, mark: &[u8]) -> Option<Vec<u8>> {
+        loop {
+            if let Some(found) = self.buffered.windows(mark.len()).position(|part| part == mark) {
+                return Some(self.buffered.drain(..found + mark.len()).collect());
+            }
+            if self.more() == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// Exactly so many bytes, or nothing when the peer has gone.
+    pub fn exactly(&mut self, length: usize) -> Option<Vec<u8>> {
+        while self.buffered.len() < length {
+            if self.more() == 0 {
+                return None;
+            }
+        }
+        Some(self.buffered.drain(..length).collect())
+    }
+
     /// Reads until the peer closes: what it sent after the head.
     pub fn rest(&mut self) -> Vec<u8> {
         while self.more() > 0 {}
@@ -300,7 +345,7 @@ fn converse(origin: &Origin, stream: std::net::TcpStream, local: SocketAddr, scr
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let (stream, hello): (Box<dyn Duplex>, _) = if local.port() == 443 {
         let mut config = ServerConfig::clone(&origin.tls_config(local));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![script.alpn.to_vec()];
         let mut tls = StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), stream);
         while tls.conn.is_handshaking() {
             if tls.conn.complete_io(&mut tls.sock).is_err() {
@@ -314,5 +359,5 @@ fn converse(origin: &Origin, stream: std::net::TcpStream, local: SocketAddr, scr
         (Box::new(stream), None)
     };
     let seen = origin.note(local, hello);
-    script(&mut Conversation { stream, seen, buffered: Vec::new() });
+    (script.hold)(&mut Conversation { stream, seen, buffered: Vec::new() });
 }

@@ -120,24 +120,6 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// The largest resident memory while `work` runs, less what it was before, in KiB.
-fn growth_during<T>(bed: &Bed, work: impl FnOnce() -> T) -> (T, u64) {
-    let before = bed.gate.resident_kib();
-    let (done, peak) = (AtomicBool::new(false), AtomicU64::new(0));
-    let result = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                peak.fetch_max(bed.gate.resident_kib(), Ordering::Relaxed);
-                std::thread::park_timeout(Duration::from_millis(20));
-            }
-        });
-        // Also where the work panics, or the scope would wait for ever.
-        let _ending = Ending(&done);
-        work()
-    });
-    (result, peak.into_inner().saturating_sub(before))
-}
-
 #[test]
 fn rs_06_an_answer_without_an_end_takes_no_memory_and_ends_with_its_client() {
     let bed = Bed::new(P1);

@@ -1,6 +1,5 @@
 //! The exchange: bytes flow as they come, both ways, in bounded memory; upgrades only where a rule says so.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -56,24 +55,6 @@ fn expect_100_continue_is_answered_before_the_body_and_not_for_a_refusal() {
     let mut refused = bed.https(PUB1, "api.good.test").unwrap();
     refused.send(head("/admin"));
     assert_eq!(refused.head().unwrap().status, 403, "no 100 before it");
-}
-
-/// The largest resident memory of the daemon while `work` goes on, less what it was before, in KiB.
-fn growth_during<T>(bed: &Bed, work: impl FnOnce() -> T) -> (T, u64) {
-    let before = bed.gate.resident_kib();
-    let (done, peak) = (AtomicBool::new(false), AtomicU64::new(0));
-    let result = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                peak.fetch_max(bed.gate.resident_kib(), Ordering::Relaxed);
-                std::thread::park_timeout(Duration::from_millis(20));
-            }
-        });
-        let result = work();
-        done.store(true, Ordering::Relaxed);
-        result
-    });
-    (result, peak.into_inner().saturating_sub(before))
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! One stream: its request answered, the answer sent as fast as the client takes it.
+
+use super::super::h1::Service;
+use crate::codec::h2::{Unsent, pour};
+use crate::codec::{Body, BodyError};
+use crate::pipeline::{Asked, Rejected, Reply};
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::SendResponse;
+use http::header::{CONTENT_LENGTH, Entry};
+use http::{Method, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use tokio::sync::Notify;
+
+/// What the streams of a connection are doing.
+#[derive(Default)]
+pub(super) struct Streams {
+    /// Grows with every head and every piece of an answer.
+    pub(super) moved: AtomicU64,
+    pub(super) open: AtomicU64,
+    /// Of the open ones, those that wait for us or for the upstream side.
+    pub(super) waiting: AtomicU64,
+    /// Told when the connection was refused and its page has been given, or was ended for a fault.
+    pub(super) over: Notify,
+}
+
+/// Counts a stream as open from its head to the last of its answer.
+pub(super) struct Busy {
+    streams: Arc<Streams>,
+    waits: bool,
+}
+
+impl Busy {
+    pub(super) fn begin(streams: &Arc<Streams>) -> Self {
+        streams.moved.fetch_add(1, Ordering::Relaxed);
+        streams.open.fetch_add(1, Ordering::Relaxed);
+        streams.waiting.fetch_add(1, Ordering::Relaxed);
+        Self { streams: streams.clone(), waits: true }
+    }
+
+    pub(super) fn waits(&mut self, waits: bool) {
+        if waits != self.waits {
+            let waiting = &self.streams.waiting;
+            if waits {
+                waiting.fetch_add(1, Ordering::Relaxed)
+            } else {
+                waiting.fetch_sub(1, Ordering::Relaxed)
+            };
+            self.waits = waits;
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.waits(false);
+        self.streams.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pub(super) async fn answer(
+    service: Arc<Service>,
+    claimed: Result<Box<Asked>, Box<Rejected>>,
+    body: Body,
+    mut respond: SendResponse<Bytes>,
+    mut busy: Busy,
+) {
+    let head_only = claimed.as_ref().is_ok_and(|asked| asked.method == Method::HEAD);
+    let reply = tokio::select! {
+        biased;
+        reply = service.answer(claimed, body) => reply,
+        // Nobody works on for a client that has reset the stream, or gone.
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+    };
+    if service.page.is_some() {
+        busy.streams.over.notify_one();
+    }
+    busy.waits(false);
+    let Reply { response, stated_length, .. } = reply;
+    let (mut parts, body) = response.into_parts();
+    let ended = body.is_end_stream();
+    let length = if ended { stated_length.filter(|_| head_only) } else { body.size_hint().exact() };
+    if let (Some(length), Entry::Vacant(field)) = (length, parts.headers.entry(CONTENT_LENGTH)) {
+        field.insert(length.into());
+    }
+    let mut stream = match respond.send_response(Response::from_parts(parts, ()), ended) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, "an answer could not be sent");
+            return respond.send_reset(Reason::INTERNAL_ERROR);
+        }
+    };
+    if ended {
+        return;
+    }
+    let body = Body::stream(Running { body, busy });
+    match pour(body, &mut stream, None).await {
+        Ok(()) | Err(Unsent::Ended(_)) => {}
+        // Visibly cut.
+        Err(Unsent::Body(_) | Unsent::Stalled | Unsent::Closed) => stream.send_reset(Reason::INTERNAL_ERROR),
+    }
+}
+
+/// An answer's body that counts its stream as open until it is dropped, with its last byte or the client's reset.
+struct Running {
+    body: Body,
+    busy: Busy,
+}
+
+impl HttpBody for Running {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.busy.waits(frame.is_pending());
+        if frame.is_ready() {
+            self.busy.streams.moved.fetch_add(1, Ordering::Relaxed);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
