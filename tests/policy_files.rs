@@ -240,8 +240,7 @@ fn grants_stay_inside_private_ranges() {
 fn what_this_version_cannot_do_is_refused_not_ignored() {
     refused(&format!("{ALLOW}\n[rule.dlp]\non_match = \"ask\""), &["needs approvals"]);
     refused(&format!("{ALLOW}\n[rule.dlp]\noutbound = [\"everything\"]"), &["known-secrets"]);
-    refused(&format!("{ALLOW}\nwebsocket = true"), &["outbound = []"]);
-    assert!(try_load(&rule(&format!("{ALLOW}\nwebsocket = true\n[rule.dlp]\noutbound = []"))).is_ok());
+    assert!(try_load(&rule(&format!("{ALLOW}\nwebsocket = true"))).is_ok());
     refused(&format!("{ALLOW}\nencoded_slash = \"maybe\""), &["\"allow\" or \"deny\""]);
     refused(&format!("{ALLOW}\n[rule.script]\nfile = \"absent.rhai\""), &["absent.rhai"]);
     refused(&format!("{ALLOW}\n[rule.tls]\nroots = \"absent.pem\""), &["absent.pem"]);

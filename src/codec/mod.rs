@@ -6,6 +6,7 @@ pub mod body;
 pub mod h1;
 mod pace;
 mod recorded;
+pub mod ws;
 
 pub use body::{Body, BodyError};
 pub use pace::{Pace, Paced};

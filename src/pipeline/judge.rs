@@ -26,6 +26,9 @@ pub(super) async fn prepare(
     let client = flow.client_in(snapshot)?;
     let permit = snapshot.judge_request(client, request)?.edited();
     let permit = hooks::on_request(flow, permit)?;
+    if permit.request().websocket() && length != Some(0) {
+        return Err(Stop::new(Reason::BadRequest, "a WebSocket handshake with a body"));
+    }
     scan::head(&permit, facts)?;
     scan::length(&permit, length)?;
     misplaced(snapshot, &permit)?;

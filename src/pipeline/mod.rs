@@ -6,6 +6,7 @@ mod credentials;
 mod ending;
 mod hooks;
 mod judge;
+mod messages;
 mod page;
 mod record;
 mod scan;
@@ -15,6 +16,7 @@ mod standing;
 pub use ending::{Ending, Outcome};
 pub use hooks::on_tunnel;
 pub(crate) use judge::not_ourselves;
+pub use messages::{Inspector, Stopped};
 pub use page::{Page, status_of};
 pub use record::{Facts, decide, refuse};
 pub use settings::Settings;
@@ -130,6 +132,9 @@ pub struct Switched {
     pub wire: Wire,
     pub ending: Arc<Ending>,
     pub standing: Box<Standing>,
+    /// What is asked about messages from the client, and about those to it.
+    pub up: Inspector,
+    pub down: Inspector,
 }
 
 /// A stop: the refusal, and what is known of the request for its record.

@@ -112,8 +112,6 @@ name = "talk"
 hosts = ["api.good.test"]
 action = "allow"
 websocket = true
-  [rule.dlp]
-  outbound = []
 "#;
 
 #[test]
