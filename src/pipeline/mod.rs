@@ -235,9 +235,15 @@ async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, mut facts: Facts, stop: 
 
 fn relay(flow: &Flow, standing: Box<Standing>, answer: Answer, ending: Arc<Ending>, facts: &Facts) -> Reply {
     ending.answered_by(answer.from.clone(), answer.version);
+    let switched = answer.switched.is_some();
     match answer::relay(flow, standing, answer, &ending) {
         Ok(reply) => reply,
-        Err(stop) => fail(&ending, facts, stop, None),
+        Err(stop) => {
+            let mut reply = fail(&ending, facts, stop, None);
+            // What the client sends behind a handshake that failed may be frames.
+            reply.close |= switched;
+            reply
+        }
     }
 }
 

@@ -47,3 +47,4 @@ mod supervised;
 mod upstreams;
 mod verdicts;
 mod virtuals;
+mod websockets;

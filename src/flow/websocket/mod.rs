@@ -55,9 +55,9 @@ pub(super) async fn relay(
     };
     last.tell(&ending);
     tokio::join!(up.shut(), down.shut());
-    let Way { mut source, .. } = up;
-    // Its record is complete.
+    // Whoever holds the inspectors holds the record, which is complete.
     drop((down, ending));
+    let mut source = up.into_source();
     // A close that is followed by a reset is lost in most clients: the rest is read away.
     let mut rest = BytesMut::new();
     let away = async {

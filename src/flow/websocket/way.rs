@@ -271,6 +271,10 @@ impl<'a, R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Way<'a, R, W> {
         let _ = timeout(tunnel::LAST_BYTES, self.write()).await;
     }
 
+    pub(super) fn into_source(self) -> R {
+        self.source
+    }
+
     pub(super) async fn shut(&mut self) {
         let _ = timeout(tunnel::LAST_BYTES, self.sink.shutdown()).await;
     }
