@@ -101,7 +101,20 @@ fn fr_12_a_thousand_messages_pass_and_the_record_counts_them() {
 
 #[test]
 fn fr_12_every_door_carries_messages() {
-    let bed = Bed::new(TALK);
+    let clear = "[[rule]]\nname = \"clear\"\nhosts = [\"plain.good.test\"]\naction = \"allow\"\nscheme = \"http\"\n\
+                 ports = [80]\nwebsocket = true\n";
+    let bed = Bed::new(&format!("{TALK}{clear}"));
+    let whole = handshake("plain.good.test", "");
+    let absolute = whole.replace("GET /ws", "GET http://plain.good.test/ws");
+    for (mut wire, asked) in [(bed.tcp(PUB1, 80), whole), (bed.explicit(), absolute)] {
+        wire.send(asked);
+        assert_eq!(wire.head().map(|head| head.status), Some(101));
+        wire.send(frame(TEXT, b"in clear", MASK));
+        assert_eq!(message(&mut wire), Some((TEXT, b"in clear".to_vec())));
+        let leak = format!("{} ", *K2);
+        wire.send(frame(TEXT, leak.as_bytes(), MASK));
+        assert_eq!(closed_with(&mut wire), Some(1008));
+    }
     for way in [Way::Connect, Way::V4, Way::V6] {
         let mut wire = bed.open_https(way, "api.good.test", PUB1, PUB1_V6).unwrap();
         wire.send(handshake("api.good.test", ""));
