@@ -44,9 +44,14 @@ struct Message {
     redaction: Option<Redaction>,
     /// All of it so far, where a script will be asked.
     held: BytesMut,
+    /// Its first piece, as long as that may be all of it: most messages come whole, and are scanned at once.
+    first: Bytes,
     stream: Option<dlp::Stream>,
     ready: VecDeque<Bytes>,
 }
+
+/// A first piece that is longer begins a stream.
+const WHOLE: usize = 16 * 1024;
 
 /// Why a WebSocket has to end here.
 #[derive(Debug)]
@@ -78,15 +83,9 @@ pub(super) fn inspectors(flow: &Flow, prepared: &Prepared, ending: &Arc<Ending>)
 impl Inspector {
     /// A message begins.
     pub fn begin(&mut self, kind: Kind) {
-        let stream = (!self.selection.is_empty()).then(|| {
-            let stream =
-                dlp::Stream::new(&self.detectors, self.selection, Coding::Identity, Limits::default());
-            if self.logs() { stream.recording() } else { stream }
-        });
         self.message = Message {
             is_text: kind == Kind::Text,
             redaction: self.redactor.as_ref().map(Redactor::start),
-            stream,
             ..Message::default()
         };
     }
@@ -122,6 +121,13 @@ impl Inspector {
             hooks::on_message(&asked.script, view, &self.rule)?;
             self.scan(payload)?;
         }
+        let whole = std::mem::take(&mut self.message.first);
+        if !whole.is_empty() {
+            if let Some(finding) = self.detectors.scan(self.selection, &whole) {
+                self.found(&finding)?;
+            }
+            self.message.ready.push_back(whole);
+        }
         if let Some(stream) = &mut self.message.stream {
             let finished = stream.finish();
             self.scanned(finished)?;
@@ -131,6 +137,12 @@ impl Inspector {
             Way::Down => self.ending.message_down(),
         }
         Ok(())
+    }
+
+    /// Its end is not here yet: what came is scanned, so that it may go on.
+    pub fn pause(&mut self) -> Result<(), Stopped> {
+        let first = std::mem::take(&mut self.message.first);
+        if first.is_empty() { Ok(()) } else { self.stream(first) }
     }
 
     /// The next bytes that may go on.
@@ -159,6 +171,7 @@ impl Inspector {
         if let Some(redaction) = self.message.redaction.as_mut().filter(|r| r.may_release()) {
             let released = redaction.release_quiet();
             self.scan(released)?;
+            self.pause()?;
         }
         if let Some(stream) = &mut self.message.stream {
             stream.release_quiet();
@@ -200,10 +213,27 @@ impl Inspector {
         if data.is_empty() {
             return Ok(());
         }
-        let Some(stream) = &mut self.message.stream else {
+        if self.selection.is_empty() {
             self.message.ready.push_back(data);
             return Ok(());
-        };
+        }
+        let message = &mut self.message;
+        let is_first = message.stream.is_none() && message.first.is_empty();
+        // A stream that only logs tells every finding, a scan of the whole the first one.
+        if is_first && data.len() <= WHOLE && self.rule.dlp().on_match == OnMatch::Block {
+            message.first = data;
+            return Ok(());
+        }
+        self.pause()?;
+        self.stream(data)
+    }
+
+    fn stream(&mut self, data: Bytes) -> Result<(), Stopped> {
+        let (detectors, selection, logs) = (&self.detectors, self.selection, self.logs());
+        let stream = self.message.stream.get_or_insert_with(|| {
+            let stream = dlp::Stream::new(detectors, selection, Coding::Identity, Limits::default());
+            if logs { stream.recording() } else { stream }
+        });
         let pushed = stream.push(data);
         self.scanned(pushed)
     }

@@ -126,6 +126,8 @@ impl<'a, R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Way<'a, R, W> {
                     self.write().await.map_err(End::Lost)?;
                 }
             }
+            self.inspector.pause()?;
+            self.collect()?;
             self.write().await.map_err(End::Lost)?;
             self.wait().await?;
         }
@@ -141,7 +143,11 @@ impl<'a, R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Way<'a, R, W> {
                 self.inspector.push(data)?;
                 self.collect()?;
             }
-            Event::Fragment => self.fragment(false)?,
+            Event::Fragment => {
+                self.inspector.pause()?;
+                self.collect()?;
+                self.fragment(false)?;
+            }
             Event::End => {
                 self.inspector.end()?;
                 self.collect()?;
