@@ -3,7 +3,7 @@
 use super::{ConfigFile, USAGE, executable, first, out, verdict};
 use crate::config::{Config, Mode};
 use crate::daemon::{self, Start};
-use crate::policy::{self, LoadOptions, Snapshot};
+use crate::policy::{LoadOptions, Snapshot};
 use crate::secrets::Environment;
 use crate::steer::live::{self, Live};
 use crate::steer::{self, Tables};
@@ -61,9 +61,7 @@ pub(super) fn run(
     }
     first::hear_signals()?;
     // First of all, while there is one thread and no child: the secrets leave the environment.
-    let mut names = policy::environment_names(&config.policies)?;
-    names.extend(config.environment_names());
-    let environment = Environment::sealed(&names)?;
+    let environment = Environment::sealed(&config.secret_variables()?)?;
     logs::init(log, log_json)?;
     let doors = daemon::handed(&config)?;
     let prepared = daemon::prepare(Start { config, environment, executable: executable()?, doors })?;

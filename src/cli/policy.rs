@@ -60,7 +60,8 @@ pub(super) fn check(file: &Path, without_secrets: bool, as_json: bool) -> anyhow
 /// The upstream proxy whose password or certificates cannot be had.
 fn unusable_proxy(config: &Config) -> Option<Problem> {
     let settings = config.proxy.clone()?;
-    let environment = Environment::read(&config.environment_names());
+    let names: Vec<_> = settings.environment_name().map(str::to_owned).into_iter().collect();
+    let environment = Environment::read(&names);
     let loaded = Anchors::load(&config.roots)
         .map_err(ProxyLoadError::from)
         .and_then(|anchors| Proxy::load(settings, &environment, &anchors));

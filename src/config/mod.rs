@@ -12,7 +12,7 @@ use crate::audit::{self, Sink};
 use crate::dns::{DoorSettings, LeaseSettings, ResolverSettings, SyntheticSettings};
 use crate::flow;
 use crate::pipeline;
-use crate::policy::{Problem, Problems, SoleClient};
+use crate::policy::{self, Problem, Problems, SoleClient};
 use crate::script;
 use crate::steer::{self, Intercept, RunAs};
 use crate::tls::{CaSettings, DEFAULT_CA_LIFETIME, Roots};
@@ -90,9 +90,19 @@ pub struct LimitSettings {
 }
 
 impl Config {
-    /// The environment variables that hold secrets of the configuration.
-    pub fn environment_names(&self) -> Vec<String> {
-        self.proxy.iter().filter_map(|proxy| proxy.environment_name().map(str::to_owned)).collect()
+    /// The environment variables that hold secrets, of the policy or of the configuration. Whoever starts a gate takes
+    /// them out of the environment before it starts anything else.
+    pub fn secret_variables(&self) -> Result<Vec<String>, Problems> {
+        let mut names = policy::environment_names(&self.policies)?;
+        names.extend(self.proxy.iter().filter_map(|proxy| proxy.environment_name().map(str::to_owned)));
+        Ok(names)
+    }
+
+    /// The files that secrets are read from: nobody who is judged may read those.
+    pub fn secret_files(&self) -> Result<Vec<PathBuf>, Problems> {
+        let mut files = policy::secret_files(&self.policies)?;
+        files.extend(self.proxy.iter().filter_map(|proxy| proxy.secret_file().map(Path::to_owned)));
+        Ok(files)
     }
 }
 

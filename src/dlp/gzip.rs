@@ -52,7 +52,6 @@ impl Gzip {
 
     /// Reads on. `sink` gets what becomes readable and says whether to go on.
     pub fn read(&mut self, mut input: &[u8], sink: &mut impl FnMut(&[u8]) -> bool) -> Result<(), Stop> {
-        self.read += input.len() as u64;
         while !input.is_empty() {
             input = match self.part {
                 Part::Body => self.body(input, sink)?,
@@ -70,17 +69,27 @@ impl Gzip {
 
     fn head<'a>(&mut self, input: &'a [u8], sink: &mut impl FnMut(&[u8]) -> bool) -> Result<&'a [u8], Stop> {
         let mut len = 0;
+        let mut fault = Ok(());
         for &byte in input {
+            let Some(next) = self.head_byte(byte) else {
+                fault = Err(Stop::BadCoding);
+                break;
+            };
             len += 1;
-            self.part = self.head_byte(byte).ok_or(Stop::BadCoding)?;
-            if self.part == Part::Body {
+            self.part = next;
+            if next == Part::Body {
                 self.inflate.reset(false);
                 self.crc.reset();
                 break;
             }
         }
+        self.read += len as u64;
+        // What stands before a fault is handed out first, as it would be byte by byte.
         let (head, rest) = input.split_at_checked(len).unwrap_or((input, &[]));
-        Ok(if sink(head) { rest } else { &[] })
+        if !sink(head) {
+            return Ok(&[]);
+        }
+        fault.map(|()| rest)
     }
 
     fn head_byte(&mut self, byte: u8) -> Option<Part> {
@@ -130,13 +139,11 @@ impl Gzip {
     ) -> Result<&'a [u8], Stop> {
         loop {
             let (read, written) = (self.inflate.total_in(), self.inflate.total_out());
-            let status = self
-                .inflate
-                .decompress(input, &mut self.out, FlushDecompress::None)
-                .map_err(|_| Stop::BadCoding)?;
+            let status = self.inflate.decompress(input, &mut self.out, FlushDecompress::None);
             let (read, made) =
                 ((self.inflate.total_in() - read) as usize, (self.inflate.total_out() - written) as usize);
             input = input.get(read..).unwrap_or_default();
+            self.read += read as u64;
             let out = self.out.get(..made).unwrap_or_default();
             self.crc.update(out);
             self.written += made as u64;
@@ -148,7 +155,8 @@ impl Gzip {
             if made > 0 && !sink(out) {
                 return Ok(&[]);
             }
-            if status == Status::StreamEnd {
+            // A fault counts behind what was decoded before it.
+            if status.map_err(|_| Stop::BadCoding)? == Status::StreamEnd {
                 self.part = Part::Trailer(0, 0);
                 return Ok(input);
             }
@@ -163,6 +171,7 @@ impl Gzip {
         while let (Part::Trailer(count, value), Some((&byte, rest))) = (self.part, input.split_first()) {
             let value = value | u64::from(byte) << (8 * count);
             input = rest;
+            self.read += 1;
             if count < 7 {
                 self.part = Part::Trailer(count + 1, value);
                 continue;
@@ -213,6 +222,32 @@ mod tests {
             );
         }
         assert_eq!(read(b"", 1), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_stands_before_a_fault_is_handed_out_whatever_the_pieces() {
+        let full = flate2::GzBuilder::new().filename("a name").comment("words");
+        let good = gzip(full, &b"some content ".repeat(100));
+        let faults: Vec<usize> = (0..good.len()).step_by(7).collect();
+        for at in faults {
+            let mut bad = good.clone();
+            bad[at] ^= 0x55;
+            let outcome = |piece: usize| {
+                let mut reader = Gzip::new(Limits::default());
+                let mut all = Vec::new();
+                let end = bad.chunks(piece).try_for_each(|part| {
+                    reader.read(part, &mut |out| {
+                        all.extend_from_slice(out);
+                        true
+                    })
+                });
+                (all, end)
+            };
+            let whole = outcome(usize::MAX);
+            for piece in [1, 2, 13] {
+                assert_eq!(outcome(piece), whole, "byte {at} in pieces of {piece}");
+            }
+        }
     }
 
     #[test]

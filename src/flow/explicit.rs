@@ -8,11 +8,11 @@ use super::registry::Ticket;
 use super::sniff;
 use super::target::Identified;
 use super::{Gate, carry_out};
-use crate::base::{Host, Scheme};
+use crate::base::{Authority, Host, Scheme};
 use crate::codec::Body;
 use crate::codec::h1::{Framing, Reader, encode_response, write_head};
 use crate::pipeline::{self, Asked, Facts, Flow, Rejected, Reply};
-use crate::policy::Refusal;
+use crate::policy::{Reason, Refusal};
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
@@ -57,7 +57,18 @@ pub(super) async fn serve(gate: &Arc<Gate>, identified: Identified) {
 async fn answer(flow: Arc<Flow>, claimed: Result<Box<Asked>, Box<Rejected>>, body: Body) -> Reply {
     match claimed {
         Ok(asked) => pipeline::exchange(&flow, asked, body).await,
-        Err(rejected) => pipeline::reject(&flow, *rejected, !body.is_end_stream()).await,
+        Err(mut rejected) => {
+            // The target is what was asked for, whatever Host says (RFC 9112 section 3.2.2): where that is refused by
+            // itself, it is refused as that.
+            if rejected.refusal.reason == Reason::AuthorityMismatch
+                && let Ok(target) = Authority::parse(&rejected.authority)
+                && let Err(refusal) = may_follow(&flow, &target.host, target.port.unwrap_or(80))
+            {
+                rejected.refusal = refusal;
+                rejected.status = StatusCode::FORBIDDEN;
+            }
+            pipeline::reject(&flow, *rejected, !body.is_end_stream()).await
+        }
     }
 }
 

@@ -14,6 +14,8 @@ use crate::tls::{
     self, Alpn, Anchors, ClientCertificate, ClientError, Profile, ProfileSettings, UpstreamFault,
 };
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -37,6 +39,7 @@ pub(super) struct Dialler {
     /// Profiles of rules with trust of their own, as long as the rule lives.
     special: Mutex<HashMap<usize, OfRule>>,
     connect: Duration,
+    write_stall: Duration,
     handshake: Duration,
     /// Dials under way, by client, host and port.
     under_way: Arc<Slots<u64>>,
@@ -90,6 +93,7 @@ impl Dialler {
             profile,
             special: Mutex::new(HashMap::new()),
             connect: settings.connect,
+            write_stall: settings.write_stall,
             handshake: settings.handshake,
             under_way: Slots::new(usize::MAX, settings.dials_per_host),
             hasher: RandomState::new(),
@@ -124,7 +128,7 @@ impl Dialler {
     ) -> Result<Opened, UpstreamError> {
         match self.route(right, proxy).await? {
             Route::Direct(addresses) => {
-                let stream = race(&addresses, self.connect).await?;
+                let stream = self.reach(&addresses).await?;
                 let address = Some(UpstreamAddr(stream.peer_addr()?));
                 let reached = Reached { address, proxy: None };
                 Ok(Opened { wire: Wire::Tcp(stream), ahead: Bytes::new(), reached })
@@ -215,6 +219,13 @@ impl Dialler {
         Err(last)
     }
 
+    async fn reach(&self, addresses: &[SocketAddr]) -> Result<TcpStream, UpstreamError> {
+        let stream = race(addresses, self.connect).await?;
+        // A host that is gone acknowledges nothing: without this only the wait for its answer would tell (tcp(7)).
+        socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(self.write_stall))?;
+        Ok(stream)
+    }
+
     async fn one_through(&self, proxy: &Proxy, destination: &Destination) -> Result<Opened, ProxyError> {
         let url = &proxy.settings().url;
         // The operator named it, so the guard has no say here: company proxies stand at private addresses.
@@ -226,7 +237,7 @@ impl Dialler {
                 found.addrs.iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(*ip, url.port)).collect()
             }
         };
-        let stream = race(&addresses, self.connect).await.map_err(|error| match error {
+        let stream = self.reach(&addresses).await.map_err(|error| match error {
             UpstreamError::Connect(io) => ProxyError::Connect(io),
             UpstreamError::ConnectTimeout => ProxyError::Slow,
             other => ProxyError::Dns(other.to_string()),
@@ -301,39 +312,30 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, UpstreamError> {
     }
 }
 
-/// Connects to the first address that answers; each next one joins after a pause or when one failed.
+/// Connects to the first address that answers; each next one joins after a pause, or as soon as one failed (RFC 8305).
 async fn race(candidates: &[SocketAddr], each: Duration) -> Result<TcpStream, UpstreamError> {
-    let [first, rest @ ..] = candidates else {
-        return Err(UpstreamError::Dns("the name has no address".into()));
-    };
-    if rest.is_empty() {
-        return connect(*first, each).await.map_err(failed);
-    }
-    let (won, mut winner) = tokio::sync::mpsc::channel(1);
-    let attempts = candidates.iter().enumerate().map(|(i, address)| {
-        let won = won.clone();
-        async move {
-            tokio::time::sleep(NEXT_ADDRESS * i as u32).await;
-            let result = connect(*address, each).await;
-            if let Ok(stream) = result {
-                let _ = won.try_send(stream);
-                return None;
+    let mut waiting = candidates.iter();
+    let mut under_way = FuturesUnordered::new();
+    let mut last = None;
+    loop {
+        under_way.extend(waiting.next().map(|address| connect(*address, each)));
+        let next_joins = async {
+            match waiting.len() {
+                0 => std::future::pending().await,
+                _ => tokio::time::sleep(NEXT_ADDRESS).await,
             }
-            result.err()
+        };
+        tokio::select! {
+            biased;
+            ended = under_way.next() => match ended {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => last = Some(error),
+                None => break,
+            },
+            () = next_joins => {}
         }
-    });
-    let mut all = std::pin::pin!(join_all(attempts));
-    tokio::select! {
-        biased;
-        Some(stream) = winner.recv() => Ok(stream),
-        errors = &mut all => match winner.try_recv() {
-            Ok(stream) => Ok(stream),
-            Err(_) => {
-                let last = errors.into_iter().flatten().last();
-                Err(failed(last.unwrap_or_else(|| io::ErrorKind::NotConnected.into())))
-            }
-        },
     }
+    Err(last.map_or_else(|| UpstreamError::Dns("the name has no address".into()), failed))
 }
 
 /// An address that does not answer is told from one that says no.
@@ -342,25 +344,6 @@ fn failed(error: io::Error) -> UpstreamError {
         io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
         _ => UpstreamError::Connect(error),
     }
-}
-
-/// Polls a few futures together until all are done.
-async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<_> = futures.map(|f| (Box::pin(f), None)).collect();
-    std::future::poll_fn(|cx| {
-        let mut waiting = false;
-        for (future, output) in &mut running {
-            if output.is_none() {
-                match future.as_mut().poll(cx) {
-                    std::task::Poll::Ready(value) => *output = Some(value),
-                    std::task::Poll::Pending => waiting = true,
-                }
-            }
-        }
-        if waiting { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
-    })
-    .await;
-    running.into_iter().filter_map(|(_, output)| output).collect()
 }
 
 async fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
@@ -391,5 +374,25 @@ fn tls_failure(error: &io::Error) -> UpstreamError {
             }
         }
         None => UpstreamError::Tls(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_next_address_joins_when_one_refuses_and_the_last_refusal_is_told() {
+        let listen = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let good = listen();
+        // Ports that were free a moment ago.
+        let closed: Vec<SocketAddr> = (0..3).map(|_| listen().local_addr().unwrap()).collect();
+        let each = Duration::from_secs(5);
+        let candidates = [&closed[..], &[good.local_addr().unwrap()]].concat();
+        let stream = race(&candidates, each).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good.local_addr().unwrap());
+        let refused = race(&closed, each).await.unwrap_err();
+        assert!(matches!(refused, UpstreamError::Connect(_)), "{refused}");
+        assert!(matches!(race(&[], each).await, Err(UpstreamError::Dns(_))));
     }
 }

@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What is spoken to the proxy.
@@ -61,6 +61,14 @@ impl ProxySettings {
     pub fn environment_name(&self) -> Option<&str> {
         match &self.credential {
             Some((_, Source::Env(name))) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The file that the password stands in.
+    pub fn secret_file(&self) -> Option<&Path> {
+        match &self.credential {
+            Some((_, Source::File(path))) => Some(path),
             _ => None,
         }
     }

@@ -78,9 +78,10 @@ fn assert_contiguous(records: &[Value]) {
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
     let waited = tokio::time::timeout(PATIENCE, async {
         while !holds() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            looks.tick().await;
         }
     });
     assert!(waited.await.is_ok(), "{what}");

@@ -39,13 +39,19 @@ fn on_a_kernel_without_owners_changes_are_undone_within_five_seconds() {
     }
 }
 
-#[test]
-fn what_others_accept_or_redirect_does_not_open_the_fence() {
+/// A service that must not be reached on the internet, one on the gate, and the door.
+fn with_a_service() -> (World, Helper, Door) {
     let world = World::new();
     world.serve_tcp(&world.internet, "93.184.216.34:9999", "leak");
     world.serve_tcp(&world.gate, "0.0.0.0:9999", "a service of the gate");
-    let mut helper = fenced(&world);
-    let _door = Door::open(&world.gate, 15001, None);
+    let helper = fenced(&world);
+    let door = Door::open(&world.gate, 15001, None);
+    (world, helper, door)
+}
+
+#[test]
+fn what_others_accept_or_redirect_does_not_open_the_fence() {
+    let (world, mut helper, _door) = with_a_service();
     // An accept is the last word in its own chain only; a drop is final.
     world.gate.nft(
         "table inet friendly {
@@ -74,11 +80,7 @@ fn what_others_accept_or_redirect_does_not_open_the_fence() {
 
 #[test]
 fn a_chain_that_takes_connections_before_the_redirect_is_told_and_leads_nowhere() {
-    let world = World::new();
-    world.serve_tcp(&world.internet, "93.184.216.34:9999", "leak");
-    world.serve_tcp(&world.gate, "0.0.0.0:9999", "a service of the gate");
-    let mut helper = fenced(&world);
-    let _door = Door::open(&world.gate, 15001, None);
+    let (world, mut helper, _door) = with_a_service();
     world.gate.nft(
         "table ip thief {
             chain p { type nat hook prerouting priority -150; policy accept;

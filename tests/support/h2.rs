@@ -26,6 +26,11 @@ impl H2 {
     }
 
     pub fn over(socket: std::net::TcpStream, tls: &Tls) -> Self {
+        Self::try_over(socket, tls).unwrap()
+    }
+
+    /// The error is that of the handshake.
+    pub fn try_over(socket: std::net::TcpStream, tls: &Tls) -> std::io::Result<Self> {
         let tls = Tls { alpn: vec!["h2"], ..tls.clone() };
         socket.set_nonblocking(true).unwrap();
         let runtime =
@@ -33,13 +38,13 @@ impl H2 {
         let streams = runtime.block_on(async {
             let socket = tokio::net::TcpStream::from_std(socket).unwrap();
             let connecting = TlsConnector::from(tls.config()).connect(tls.server_name(), socket);
-            let stream: TlsStream<_> = connecting.await.unwrap();
+            let stream: TlsStream<_> = connecting.await?;
             assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]), "h2 is offered");
             let (streams, connection) = h2::client::handshake(stream).await.unwrap();
             tokio::runtime::Handle::current().spawn(connection);
-            streams
-        });
-        Self { runtime, streams }
+            Ok::<_, std::io::Error>(streams)
+        })?;
+        Ok(Self { runtime, streams })
     }
 
     pub fn get(&self, uri: &str) -> Outcome {

@@ -2,19 +2,30 @@
 
 use std::sync::LazyLock;
 
-pub const P1: &str = r#"
-[[rule]]
-name = "good"
-hosts = ["api.good.test", "files.good.test"]
-action = "allow"
-
+/// The rule for clear text, which many policies have beside their own.
+macro_rules! plain {
+    () => {
+        r#"
 [[rule]]
 name = "plain"
 hosts = ["plain.good.test"]
 action = "allow"
 scheme = "http"
 ports = [80]
-"#;
+"#
+    };
+}
+pub(crate) use plain;
+
+pub const P1: &str = concat!(
+    r#"
+[[rule]]
+name = "good"
+hosts = ["api.good.test", "files.good.test"]
+action = "allow"
+"#,
+    plain!()
+);
 
 pub const P2: &str = r#"
 [[rule]]

@@ -93,19 +93,20 @@ impl Wire {
         Self { stream: Stream::Plain(stream), buffered: Vec::new(), ended: None }
     }
 
+    /// The socket of a plain wire that nothing unread is left on.
+    pub fn into_socket(self) -> TcpStream {
+        let Stream::Plain(socket) = self.stream else { panic!("inside TLS") };
+        assert!(self.buffered.is_empty(), "unread: {:?}", String::from_utf8_lossy(&self.buffered));
+        socket
+    }
+
     /// Shakes hands over a plain wire that nothing unread is left on.
     pub fn secure(self, tls: &Tls) -> Result<Self, End> {
         self.secure_as(tls.connection())
     }
 
     pub fn secure_as(self, connection: ClientConnection) -> Result<Self, End> {
-        let Stream::Plain(socket) = self.stream else { panic!("TLS within TLS") };
-        assert!(
-            self.buffered.is_empty(),
-            "bytes before the handshake: {:?}",
-            String::from_utf8_lossy(&self.buffered)
-        );
-        let mut tls = StreamOwned::new(connection, socket);
+        let mut tls = StreamOwned::new(connection, self.into_socket());
         while tls.conn.is_handshaking() {
             tls.conn.complete_io(&mut tls.sock)?;
         }
@@ -130,6 +131,21 @@ impl Wire {
             Stream::Tls(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
         };
         done.ok();
+        self
+    }
+
+    /// Says that nothing more will come.
+    pub fn end_of_sending(&mut self) -> &mut Self {
+        let socket = match &mut self.stream {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => {
+                tls.conn.send_close_notify();
+                tls.flush().ok();
+                &mut tls.sock
+            }
+        };
+        // A peer that has closed already has what it wants.
+        socket.shutdown(std::net::Shutdown::Write).ok();
         self
     }
 

@@ -13,7 +13,8 @@ pub const WAIT: Duration = Duration::from_secs(3);
 /// A port that no rule opens, where the host beyond a pod's own uplink listens.
 pub const DIRECT: u16 = 8080;
 
-pub const TWO: &str = r#"
+pub const TWO: &str = concat!(
+    r#"
 [[client]]
 name = "red"
 attached = true
@@ -33,14 +34,9 @@ name = "blue's"
 clients = ["blue"]
 hosts = ["files.good.test"]
 action = "allow"
-
-[[rule]]
-name = "everybody's"
-hosts = ["plain.good.test"]
-scheme = "http"
-ports = [80]
-action = "allow"
-"#;
+"#,
+    plain!()
+);
 
 pub fn bed() -> Bed {
     let setup = Setup { policy: TWO.into(), steer: "attach = true\n", forwarding: true, ..Setup::default() };

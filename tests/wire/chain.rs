@@ -10,18 +10,12 @@ use crate::support::proxy::{Manner, PROXY, Program, Proxy};
 use crate::support::*;
 
 /// P1, a tunnel, raw TCP, and names that lead inside.
-const POLICY: &str = r#"
+const POLICY: &str = concat!(
+    r#"
 [[rule]]
 name = "good"
 hosts = ["api.good.test", "files.good.test", "inside.test", "only.proxy.test"]
 action = "allow"
-
-[[rule]]
-name = "plain"
-hosts = ["plain.good.test"]
-action = "allow"
-scheme = "http"
-ports = [80]
 
 [[rule]]
 name = "pinned"
@@ -34,7 +28,9 @@ hosts = ["cdn.good.test"]
 scheme = "tcp"
 ports = [22]
 action = "tunnel"
-"#;
+"#,
+    plain!()
+);
 
 const PASSWORD: &str = "word-of-the-proxy";
 

@@ -153,6 +153,65 @@ fn exec_covers_sockets_and_credentials_of_the_user() {
     drop(outside);
 }
 
+#[test]
+fn exec_covers_a_file_by_every_name_that_mounts_give_it() {
+    let jail = with_credentials();
+    let twice = jail.home.join("twice");
+    let keys = jail.home.join("keys");
+    std::fs::create_dir_all(&twice).unwrap();
+    std::fs::create_dir_all(&keys).unwrap();
+    let inner = "cat twice/.netrc twice/.ssh/id_ed25519 keys/id_ed25519 2>/dev/null; echo x > twice/policies/agent.toml \
+                 2>/dev/null || echo refused; echo mine > twice/mine && cat twice/mine mine";
+    let [home, twice, keys] = [&jail.home, &twice, &keys].map(|path| path.display().to_string());
+    let plain = jail.as_user(&["sh", "-c", "cat twice/.netrc keys/id_ed25519"]);
+    let exec = jail.command(&["-q", "-c", "outgate.toml", "--", "sh", "-c", inner]);
+    let read = |command: std::process::Command| {
+        let mounts = format!("mount --bind {home} {twice} && mount --bind {home}/.ssh {keys} && exec \"$@\"");
+        let mut within = std::process::Command::new("unshare");
+        within.args(["-m", "sh", "-c", &mounts, "-"]).arg(command.get_program()).args(command.get_args());
+        within.current_dir(&jail.home).env("HOME", &jail.home).env("XDG_STATE_HOME", jail.home.join("state"));
+        jail.run(within)
+    };
+    assert_eq!(String::from_utf8_lossy(&read(plain).stdout), "PRIVATEPRIVATE", "outside they are there");
+    let inside = read(exec);
+    assert_eq!(String::from_utf8_lossy(&inside.stdout), "refused\nmine\nmine\n", "{inside:?}");
+}
+
+#[test]
+fn exec_keeps_the_password_of_the_upstream_proxy_to_itself() {
+    let jail = Jail::new(P1);
+    let secret = jail.home.join("proxy-password");
+    std::fs::write(&secret, "correct horse").unwrap();
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    jail.own();
+    let config = std::fs::read_to_string(jail.home.join("outgate.toml")).unwrap();
+    for source in ["env = \"PROXY_PASSWORD\"", "file = \"proxy-password\""] {
+        let section = format!(
+            "{config}\n[upstream.proxy]\nurl = \"http://203.0.113.9:3128\"\nusername = \"gate\"\npassword = {{ {source} }}\n"
+        );
+        std::fs::write(jail.home.join("proxied.toml"), section).unwrap();
+        let mut command = jail.command(&[
+            "-q",
+            "-c",
+            "proxied.toml",
+            "--",
+            "sh",
+            "-c",
+            "env; cat proxy-password; echo end",
+        ]);
+        let in_environment = source.starts_with("env");
+        if in_environment {
+            command.env("PROXY_PASSWORD", "correct horse");
+        }
+        let output = jail.run(command);
+        let text = String::from_utf8_lossy(&output.stdout);
+        // The file is ordinary where it is not the password's.
+        let shown = if in_environment { "correct horseend\n" } else { "end\n" };
+        assert!(text.ends_with(shown), "{source}: {output:?}");
+        assert!(!text.contains("PROXY_PASSWORD"), "{source}: {text}");
+    }
+}
+
 /// A listener that the gate's namespace owns, as a program of the user would.
 struct UnixListenerInside(#[expect(dead_code, reason = "held open")] UnixListener);
 

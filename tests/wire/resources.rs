@@ -28,7 +28,7 @@ fn neighbour(bed: &Bed) -> (Option<u16>, Duration) {
 fn undisturbed(bed: &Bed) {
     let (status, time) = neighbour(bed);
     assert_eq!(status, Some(200));
-    assert!(time < Duration::from_secs(1), "the other client waited {time:?}");
+    assert!(time < WITHIN, "the other client waited {time:?}");
 }
 
 fn denials(bed: &Bed, reason: &str) -> usize {
@@ -45,10 +45,11 @@ fn rs_01_idle_connections_of_one_client_meet_its_cap_and_no_one_elses() {
     undisturbed(&bed);
     let before = bed.gate.resident_kib();
     let doors = [(PUB1, 80), (PUB1, 443), (GATE, 3128)];
+    // Fewer than twice the cap, from which on the fence refuses what the daemon has had no time for.
     let idle: Vec<TcpStream> =
-        (0..300).filter_map(|n| bed.try_tcp(doors[n % 3].0, doors[n % 3].1).ok()).collect();
-    holds("the surplus is turned away, each with a record", || denials(&bed, "limit") == 200);
-    assert!(bed.metric("outgate_flows_open") <= 100.0);
+        (0..180).filter_map(|n| bed.try_tcp(doors[n % 3].0, doors[n % 3].1).ok()).collect();
+    holds("the surplus is turned away, each with a record", || denials(&bed, "limit") == 80);
+    holds("no more than the cap are open", || bed.metric("outgate_flows_open") == 100.0);
     undisturbed(&bed);
     let growth = bed.gate.resident_kib().saturating_sub(before);
     assert!(growth < 16 << 10, "100 idle connections took {growth} KiB");
@@ -108,7 +109,7 @@ fn rs_03_many_names_under_a_wildcard_meet_the_rate_of_minting() {
     assert!((40.0..=70.0).contains(&new), "{new} leaves for 150 names");
     holds("each refusal has its record", || denials(&bed, "limit") == 150 - shaken);
     assert!(bed.https(PUB1, "n0.wild.test").is_ok(), "a name that is known costs nothing");
-    assert!(worst < Duration::from_millis(500), "the other client waited {worst:?}");
+    assert!(worst < WITHIN, "the other client waited {worst:?}");
 }
 
 struct Ending<'a>(&'a AtomicBool);
@@ -231,7 +232,7 @@ fn rs_08_a_host_that_never_answers_holds_up_nobody_else() {
             undisturbed(&bed);
             let begun = Instant::now();
             bed.control();
-            assert!(begun.elapsed() < Duration::from_secs(1), "the same client to another host");
+            assert!(begun.elapsed() < WITHIN, "the same client to another host");
         }
         asking.into_iter().map(|asked| asked.join().unwrap()).collect()
     });
@@ -282,7 +283,7 @@ fn rs_09_one_client_at_full_load_does_not_starve_another() {
     });
     println!("the other client, median and worst of 30: idle {idle:?}, beside full load {busy:?}");
     // The load's own clients share these processors, so a ratio would judge them too; `tools/soak` prints it.
-    assert!(busy.0 < Duration::from_millis(500) && busy.1 < Duration::from_secs(2), "{idle:?} {busy:?}");
+    assert!(busy.1 < WITHIN, "{idle:?} {busy:?}");
 }
 
 #[test]

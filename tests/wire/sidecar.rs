@@ -12,7 +12,8 @@ use crate::support::docker::{Docker, tree};
 use crate::support::gate::wait_until;
 use crate::support::*;
 
-const POLICY: &str = r#"
+const POLICY: &str = concat!(
+    r#"
 [[client]]
 name = "agent"
 interface = "agents0"
@@ -21,14 +22,9 @@ interface = "agents0"
 name = "good"
 hosts = ["api.good.test"]
 action = "allow"
-
-[[rule]]
-name = "plain"
-hosts = ["plain.good.test"]
-action = "allow"
-scheme = "http"
-ports = [80]
-"#;
+"#,
+    plain!()
+);
 
 struct Sidecar<'a> {
     docker: Docker<'a>,

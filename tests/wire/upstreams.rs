@@ -43,6 +43,23 @@ fn ft_03_black_holes_and_silence_end_at_their_limits() {
 }
 
 #[test]
+fn ft_03_a_host_that_vanishes_behind_an_open_connection_is_noticed_before_its_answer_is_due() {
+    let limits = "connect_timeout = \"300ms\"\nrequest_write_timeout = \"1s\"";
+    let bed = Bed::with(&Setup { policy: P1.into(), limits, ..Setup::default() });
+    bed.world.dns.set("plain.good.test", &[PUB1]);
+    assert_eq!(status(&bed, "/"), Some(200));
+    bed.world.net.sh(format!(
+        "nft 'add table ip gone; add chain ip gone in {{ type filter hook input priority 0; }}; \
+         add rule ip gone in ip daddr {PUB1} drop'"
+    ));
+    // The connection is kept, the request goes out on it, and nothing says that it came: only the kernel's own
+    // limit ends that wait, long before the ten minutes that an answer may take.
+    assert_eq!(status(&bed, "/again"), Some(504));
+    bed.world.net.sh("nft delete table ip gone");
+    assert_eq!(status(&bed, "/back"), Some(200));
+}
+
+#[test]
 fn ft_01_a_server_that_refuses_or_hangs_up_is_502() {
     let bed = Bed::new(P1);
     bed.world.origin.script((PUB1, 80), |peer: &mut Conversation| {

@@ -44,6 +44,7 @@ struct Group {
     allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<String>,
+    /// Why it was denied; of an allowed name, why there was no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     count: u64,
@@ -86,6 +87,7 @@ struct Line {
     path: Option<String>,
     sni: Option<String>,
     qname: Option<String>,
+    rcode: Option<String>,
     orig_dst: Option<String>,
 }
 
@@ -100,6 +102,10 @@ impl Account {
     }
 
     fn count(&mut self, groups: &mut BTreeMap<Key, u64>, line: Line) {
+        // An allowed name that has no answer is all that is seen of what wanted to go there.
+        if let Some(rcode) = line.rcode.clone().filter(|rcode| line.kind == "end" && rcode != "NOERROR") {
+            return add(groups, (line.host(), true, None, Some(rcode)));
+        }
         let Some(verdict) = line.verdict.as_deref().filter(|_| line.kind == "decision") else { return };
         let allowed = verdict != "deny";
         // An allowed question is followed by what it was asked for.
@@ -115,12 +121,15 @@ impl Account {
             let reason = reason.clone().unwrap_or_default();
             self.first_denied.push(Denied { host: host.clone(), reason, way });
         }
-        let mut key = (host, allowed, line.rule.filter(|_| allowed), reason);
-        if groups.len() >= MOST_GROUPS && !groups.contains_key(&key) {
-            key = ("(others)".to_owned(), allowed, None, None);
-        }
-        *groups.entry(key).or_default() += 1;
+        add(groups, (host, allowed, line.rule.filter(|_| allowed), reason));
     }
+}
+
+fn add(groups: &mut BTreeMap<Key, u64>, mut key: Key) {
+    if groups.len() >= MOST_GROUPS && !groups.contains_key(&key) {
+        key = ("(others)".to_owned(), key.1, None, None);
+    }
+    *groups.entry(key).or_default() += 1;
 }
 
 impl Begun {
@@ -198,7 +207,11 @@ impl fmt::Display for Account {
             self.records.display()
         )?;
         for group in self.hosts.iter().take(MOST_LINES) {
-            let word = if group.allowed { "allowed" } else { "denied" };
+            let word = match (group.allowed, &group.reason) {
+                (true, None) => "allowed",
+                (true, Some(_)) => "failed",
+                (false, _) => "denied",
+            };
             write!(f, "  {word:7} {:5}  {:32}", group.count, group.host)?;
             match (&group.rule, &group.reason) {
                 (Some(rule), _) => writeln!(f, "  rule {rule:?}")?,
@@ -277,6 +290,8 @@ mod tests {
             allowed,
             allowed,
             r#"{"kind":"end","outcome":"done"}"#,
+            r#"{"kind":"end","outcome":"done","qname":"api.good.test","rcode":"NOERROR"}"#,
+            r#"{"kind":"end","outcome":"done","qname":"gone.good.test","rcode":"SERVFAIL"}"#,
             r#"{"kind":"decision","verdict":"deny","reason":"dns_denied","door":"dns","qname":"evil.test."}"#,
             r#"{"kind":"decision","verdict":"deny","reason":"path_denied","scheme":"https","authority":"api.good.test","method":"GET","path":"/x'y"}"#,
             r#"{"kind":"decision","verdict":"deny","reason":"no_rule","orig_dst":"8.8.8.8:443","detail":"no name"}"#,
@@ -285,6 +300,7 @@ mod tests {
         assert_eq!((account.allowed, account.denied), (2, 3));
         let text = account.to_string();
         assert!(text.contains("allowed     2  api.good.test") && text.contains("rule \"good\""), "{text}");
+        assert!(text.contains("failed      1  gone.good.test") && text.contains("  SERVFAIL"), "{text}");
         assert!(text.contains("hosts  = [\"evil.test\"]"), "{text}");
         assert!(text.contains("outgate explain GET 'https://api.good.test/x%27y'"), "{text}");
         assert!(text.contains("8.8.8.8: no name"), "{text}");

@@ -7,10 +7,10 @@
 //! in; one it makes for itself gets them locked (mount_namespaces(7)).
 
 use super::credentials;
+use super::mounts::Mounts;
 use super::places::Places;
 use crate::audit::Sink;
 use crate::config::Config;
-use crate::policy;
 use crate::tls::beside;
 use anyhow::{Context, bail};
 use nix::fcntl::{OFlag, open};
@@ -99,7 +99,7 @@ pub(super) fn plan(
     let (certificate, key) = (&config.ca.certificate, &config.ca.key);
     let mut hidden =
         vec![places.state.clone(), key.clone(), beside(key, "next"), places.admin_socket.clone()];
-    hidden.extend(policy::secret_files(&config.policies)?);
+    hidden.extend(config.secret_files()?);
     if let Sink::File(records) = &config.audit.sink {
         hidden.push(records.clone());
     }
@@ -125,17 +125,26 @@ pub(super) fn plan(
     read_only.extend(["next", "previous"].map(|tag| beside(certificate, tag)));
     read_only.extend(file.map(Path::to_owned));
     let read_only = read_only.into_iter().filter_map(|path| fs::canonicalize(path).ok());
+    let mounts = Mounts::read()?;
+    let covered = hidden.into_iter().filter(|path| !exposed.contains(path));
     Ok(Plan {
         ports,
         folder: RawPath::from(folder.as_path()),
-        read_only: read_only.map(|path| RawPath::from(path.as_path())).collect(),
-        hidden: hidden
-            .into_iter()
-            .filter(|path| !exposed.contains(path))
-            .map(|path| RawPath::from(path.as_path()))
-            .collect(),
+        read_only: by_every_name(read_only, &mounts),
+        hidden: by_every_name(covered, &mounts),
         exposed: exposed.iter().map(|path| RawPath::from(path.as_path())).collect(),
     })
+}
+
+/// The same files by the names that further mounts give them, too.
+fn by_every_name(paths: impl Iterator<Item = PathBuf>, mounts: &Mounts) -> Vec<RawPath> {
+    let all: BTreeSet<PathBuf> = paths
+        .flat_map(|path| {
+            let others = mounts.other_names(&path);
+            others.into_iter().filter(|name| !name.starts_with(RUN)).chain([path])
+        })
+        .collect();
+    all.iter().map(|path| RawPath::from(path.as_path())).collect()
 }
 
 /// Every socket with a path that somebody in this network namespace has bound (proc(5), `/proc/net/unix`).
@@ -204,43 +213,17 @@ pub(super) fn build(plan: &Plan, certificate: &[u8], bundle: &[u8]) -> anyhow::R
 /// every other file system that is a view of the kernel, where the owner of a file needs no further right.
 fn kernel_trees() -> anyhow::Result<()> {
     let root = nix::unistd::geteuid().is_root();
-    let table = fs::read("/proc/self/mountinfo").context("the mounts cannot be listed")?;
-    for line in table.split(|byte| *byte == b'\n') {
-        let Some((at, kind)) = mounted(line) else { continue };
-        if !(CGROUPS.contains(&kind.as_str()) || root && VIEWS.contains(&kind.as_str())) {
+    for mount in Mounts::read()?.iter() {
+        let kind = mount.kind.as_str();
+        if !(CGROUPS.contains(&kind) || root && VIEWS.contains(&kind)) {
             continue;
         }
         // What we cannot see the command cannot either, and under another mount it is not seen at all.
-        if fs::metadata(&at).is_ok() {
-            protect(&at)?;
+        if fs::metadata(&mount.at).is_ok() {
+            protect(&mount.at)?;
         }
     }
     Ok(())
-}
-
-/// Place and type of a mount, off a line of mountinfo (proc(5)).
-fn mounted(line: &[u8]) -> Option<(PathBuf, String)> {
-    let mut words = line.split(|byte| *byte == b' ');
-    let at = words.nth(4)?;
-    let kind = words.skip_while(|word| *word != b"-").nth(1)?;
-    let mut path = Vec::new();
-    let mut rest = at;
-    while let [first, tail @ ..] = rest {
-        // A blank is \040, and so on.
-        let octal =
-            tail.get(..3).filter(|_| *first == b'\\').and_then(|three| std::str::from_utf8(three).ok());
-        match octal.and_then(|three| u8::from_str_radix(three, 8).ok()) {
-            Some(byte) => {
-                path.push(byte);
-                rest = tail.get(3..)?;
-            }
-            None => {
-                path.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    Some((std::ffi::OsString::from_vec(path).into(), String::from_utf8_lossy(kind).into_owned()))
 }
 
 /// What is exposed below `/run`, held open while `/run` is replaced.

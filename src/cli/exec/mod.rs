@@ -18,6 +18,7 @@ mod inside;
 mod jail;
 mod masks;
 mod message;
+mod mounts;
 mod places;
 mod refusal;
 mod seal;
@@ -25,7 +26,6 @@ mod terminal;
 
 use crate::config::{self, Config};
 use crate::daemon::{self, Start};
-use crate::policy;
 use crate::secrets::Environment;
 use crate::telemetry::logs;
 use crate::tls::{bundle, to_pem, trusted};
@@ -110,7 +110,7 @@ fn attempt(options: &Options) -> anyhow::Result<u8> {
     };
     let config = Config::for_command(options.config.as_deref(), named)?;
     // Before anything is started: the secrets leave the environment, and so the command's as well.
-    let sealed = Environment::sealed(&policy::environment_names(&config.policies)?)?;
+    let sealed = Environment::sealed(&config.secret_variables()?)?;
     logs::init(options.log, false)?;
     places.make()?;
     let exposed = masks::resolved(&options.expose)?;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use nix::libc;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, apply_filter,
+    SeccompRule, apply_filter, sock_filter,
 };
 use std::collections::BTreeMap;
 
@@ -21,6 +21,10 @@ const TYPING: [u64; 2] = [libc::TIOCSTI, 0x541c];
 /// The user's keyrings, which hold tickets and keys (keyrings(7)); and calls that would go round this filter.
 const ALWAYS: [libc::c_long; 4] =
     [libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key, libc::SYS_io_uring_setup];
+
+/// The bit of the x32 calls of x86-64 (`__X32_SYSCALL_BIT`), which have the architecture of the ordinary ones and other
+/// numbers. No call of another architecture is as high.
+const X32: u32 = 0x4000_0000;
 
 /// For this process, which must have no rights any more, and its children.
 pub(super) fn seal() -> anyhow::Result<()> {
@@ -44,7 +48,21 @@ fn filter() -> anyhow::Result<BpfProgram> {
     rules.insert(libc::SYS_ioctl, typing);
     let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM)?);
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, std::env::consts::ARCH.try_into()?)?;
-    Ok(filter.try_into()?)
+    let rules: BpfProgram = filter.try_into()?;
+    Ok(without_x32().into_iter().chain(rules).collect())
+}
+
+/// Answers every x32 call as a kernel that has none does (x32(7), `bpf_common.h` for the codes), and goes on with others.
+fn without_x32() -> [sock_filter; 3] {
+    const LOAD_NUMBER: u16 = 0x20;
+    const JUMP_IF_AT_LEAST: u16 = 0x35;
+    const RETURN: u16 = 0x06;
+    let no_such_call = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
+    [
+        sock_filter { code: LOAD_NUMBER, jt: 0, jf: 0, k: 0 },
+        sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: X32 },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: no_such_call },
+    ]
 }
 
 #[cfg(test)]
