@@ -75,7 +75,7 @@ fn fixed() -> Vec<(String, f64)> {
     settings!(all, "upstream", upstream::Settings { h2_stream_window, h2_connection_window }
         except connect, handshake, write_stall, response_head, response_silence, idle, idle_per_key, idle_total, head, dials_per_host;
         upstream::Settings::default());
-    settings!(all, "script", script::Settings { call_levels, string_bytes, array_items, map_entries, variables }
+    settings!(all, "script", script::Settings { call_levels, string_bytes, array_items, map_entries, message_bytes, variables }
         except operations, wall_time; script::Settings::default());
     settings!(all, "audit", audit::Settings { queue_bytes, flush_after, patience }
         except sink, fsync; audit::Settings::new(audit::Sink::Stdout));

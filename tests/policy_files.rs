@@ -137,6 +137,23 @@ fn files_are_read_in_the_order_of_their_names_and_every_byte_counts_for_the_vers
 }
 
 #[test]
+fn a_hook_for_messages_needs_a_rule_that_opens_websockets() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let load =
+        || Snapshot::load(dir.path(), &LoadOptions::default()).map_err(|problems| problems.to_string());
+    let with = |keys: &str| {
+        format!("{CLIENT}{}[rule.script]\nfile = \"a.rhai\"\n", rule(&format!("{ALLOW}\n{keys}")))
+    };
+    write("a.rhai", "fn message(ws) { pass() }");
+    write("a.toml", &with("websocket = true\n"));
+    assert!(load().unwrap().rules()[0].script().unwrap().has_message());
+    write("a.toml", &with(""));
+    let error = load().unwrap_err();
+    assert!(error.contains("opens no WebSocket") && error.contains("add websocket = true"), "{error}");
+}
+
+#[test]
 fn a_credential_leaves_over_tls_only_and_only_by_a_rule_that_allows() {
     let secret = "[[secret]]\nname = \"k\"\nfrom = { env = \"K5\" }\nplaceholder = \"placeholder-of-k\"\n";
     let with =
@@ -240,8 +257,7 @@ fn grants_stay_inside_private_ranges() {
 fn what_this_version_cannot_do_is_refused_not_ignored() {
     refused(&format!("{ALLOW}\n[rule.dlp]\non_match = \"ask\""), &["needs approvals"]);
     refused(&format!("{ALLOW}\n[rule.dlp]\noutbound = [\"everything\"]"), &["known-secrets"]);
-    refused(&format!("{ALLOW}\nwebsocket = true"), &["outbound = []"]);
-    assert!(try_load(&rule(&format!("{ALLOW}\nwebsocket = true\n[rule.dlp]\noutbound = []"))).is_ok());
+    assert!(try_load(&rule(&format!("{ALLOW}\nwebsocket = true"))).is_ok());
     refused(&format!("{ALLOW}\nencoded_slash = \"maybe\""), &["\"allow\" or \"deny\""]);
     refused(&format!("{ALLOW}\n[rule.script]\nfile = \"absent.rhai\""), &["absent.rhai"]);
     refused(&format!("{ALLOW}\n[rule.tls]\nroots = \"absent.pem\""), &["absent.pem"]);

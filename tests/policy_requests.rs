@@ -415,7 +415,8 @@ mod methods_and_queries {
         ];
         let url = "GET https://api.good.test/";
         assert_eq!(judge_with(&load(P1), url, &handshake).unwrap_err().reason, Reason::WebSocketDenied);
-        let text = "[[rule]]\nname = \"ws\"\nhosts = [\"api.good.test\"]\naction = \"allow\"\nwebsocket = true\n[rule.dlp]\noutbound = []\n";
+        let text =
+            "[[rule]]\nname = \"ws\"\nhosts = [\"api.good.test\"]\naction = \"allow\"\nwebsocket = true\n";
         let permit = judge_with(&load(text), url, &handshake).unwrap();
         assert!(permit.request().websocket() && !permit.request().headers().contains_key("upgrade"));
         assert_eq!(judge_with(&load(text), url, &handshake[..2]).unwrap_err().reason, Reason::BadRequest);

@@ -4,7 +4,7 @@
 //! before its own `hash`. The chain crosses restarts and rotations: the first line of every stretch, an `open` event,
 //! repeats in `prev` what it continues.
 
-use super::record::push_digits;
+use super::body::push_digits;
 use aws_lc_rs::digest::{SHA256, digest};
 
 /// The version of the schema, in every line.

@@ -5,6 +5,7 @@
 //! written, `decide` fails and the caller refuses: nothing passes unrecorded. One task, the `Writer`, does all writing;
 //! records that arrive while it works share the next `write(2)`.
 
+mod body;
 mod chain;
 mod clock;
 mod outlet;
@@ -15,7 +16,7 @@ mod verify;
 mod writer;
 
 pub use chain::SCHEMA_VERSION;
-pub use record::{Decision, Dns, End, Event, Finding, FlowId};
+pub use record::{Decision, Dns, End, Event, Finding, FlowId, WebSocket};
 pub use text::{TEXT_LIMIT, Text};
 pub use verify::{Problem, Report, verify};
 pub use writer::Writer;

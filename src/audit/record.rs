@@ -3,18 +3,13 @@
 //! A body lacks what only the writer knows: `v`, `run`, `seq` and `hash`. Callers fill in the structs; absent fields are
 //! left out of the line.
 
-use super::clock;
-use super::text::{Text, mask_target, mask_userinfo, quote};
+use super::body::Body;
+use super::text::{Text, mask_target, mask_userinfo};
 use crate::base::{Door, Scheme};
-use std::borrow::Cow;
 use std::fmt;
-use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
-/// How many findings or answers one record lists.
-const LIST_LIMIT: usize = 16;
+use std::time::Duration;
 
 /// The number of a flow in this run of the daemon, and of the exchange in it (0: the flow itself).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -102,6 +97,7 @@ pub struct End<'a> {
     /// Payload from the client, and to it.
     pub bytes_up: u64,
     pub bytes_down: u64,
+    pub websocket: Option<WebSocket>,
     pub duration: Duration,
     /// The address that was dialled, and what was spoken to it.
     pub upstream: Option<SocketAddr>,
@@ -110,6 +106,14 @@ pub struct End<'a> {
     pub upstream_proto: Option<&'static str>,
     pub findings: &'a [Finding<'a>],
     pub dns: Option<Dns<'a>>,
+}
+
+/// What passed in a WebSocket, and the code that it was closed with (RFC 6455 section 7.1.5).
+#[derive(Debug, Clone, Copy)]
+pub struct WebSocket {
+    pub messages_up: u64,
+    pub messages_down: u64,
+    pub close_code: u16,
 }
 
 /// Something that happened to the daemon: `start`, `stop`, `reload`, ...
@@ -182,6 +186,11 @@ impl End<'_> {
         body.number("status", self.status.map(u64::from));
         body.number("bytes_up", Some(self.bytes_up));
         body.number("bytes_down", Some(self.bytes_down));
+        if let Some(websocket) = self.websocket {
+            body.number("messages_up", Some(websocket.messages_up));
+            body.number("messages_down", Some(websocket.messages_down));
+            body.number("close_code", Some(u64::from(websocket.close_code)));
+        }
         body.number("duration_us", Some(u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX)));
         body.address("upstream", self.upstream);
         body.text("proxy", self.proxy.map(Text::from));
@@ -204,190 +213,9 @@ impl Event<'_> {
     }
 }
 
-/// Decimal digits. By hand: the formatting machinery was a tenth of what a record costs.
-pub(super) fn push_digits(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [b'0'; 20];
-    let mut used = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-        used += 1;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(digits.len() - used..).unwrap_or_default());
-}
-
-/// A body being written: everything between the `{` and the `hash` of a line, without them.
-struct Body<'o> {
-    out: &'o mut Vec<u8>,
-    /// Fields whose text is not exactly what was sent.
-    altered: Vec<&'static str>,
-}
-
-impl<'o> Body<'o> {
-    fn begin(out: &'o mut Vec<u8>, kind: &'static str) -> Self {
-        out.extend_from_slice(b"\"time\":\"");
-        clock::write_time(out, SystemTime::now());
-        out.push(b'"');
-        let mut body = Self { out, altered: Vec::new() };
-        body.word("kind", Some(kind));
-        body
-    }
-
-    fn finish(self) {
-        for (at, field) in self.altered.iter().enumerate() {
-            self.out.extend_from_slice(if at == 0 { b",\"altered\":[\"" } else { b",\"" });
-            self.out.extend_from_slice(field.as_bytes());
-            self.out.push(b'"');
-        }
-        if !self.altered.is_empty() {
-            self.out.push(b']');
-        }
-    }
-
-    fn raw(&mut self, bytes: &[u8]) {
-        self.out.extend_from_slice(bytes);
-    }
-
-    fn key(&mut self, key: &'static str) {
-        self.raw(b",\"");
-        self.raw(key.as_bytes());
-        self.raw(b"\":");
-    }
-
-    fn id(&mut self, id: FlowId) {
-        self.raw(b",\"id\":\"f-");
-        for floor in [100_000, 10_000, 1_000, 100, 10] {
-            if id.flow < floor {
-                self.out.push(b'0');
-            }
-        }
-        self.digits(id.flow);
-        if id.exchange > 0 {
-            self.out.push(b'-');
-            self.digits(id.exchange.into());
-        }
-        self.out.push(b'"');
-    }
-
-    /// A word of our own: needs no escaping.
-    fn word(&mut self, key: &'static str, word: Option<&'static str>) {
-        if let Some(word) = word {
-            self.key(key);
-            self.out.push(b'"');
-            self.raw(word.as_bytes());
-            self.out.push(b'"');
-        }
-    }
-
-    fn text(&mut self, key: &'static str, text: Option<Text<'_>>) {
-        self.masked(key, text.map(|t| Cow::Borrowed(t.0)));
-    }
-
-    fn masked(&mut self, key: &'static str, text: Option<Cow<'_, [u8]>>) {
-        if let Some(text) = text {
-            self.key(key);
-            self.quote(key, &text);
-        }
-    }
-
-    fn quote(&mut self, key: &'static str, text: &[u8]) {
-        if !quote(self.out, text) && !self.altered.contains(&key) {
-            self.altered.push(key);
-        }
-    }
-
-    fn number(&mut self, key: &'static str, number: Option<u64>) {
-        if let Some(number) = number {
-            self.key(key);
-            self.digits(number);
-        }
-    }
-
-    fn digits(&mut self, number: u64) {
-        push_digits(self.out, number);
-    }
-
-    fn address(&mut self, key: &'static str, address: Option<SocketAddr>) {
-        let Some(address) = address else { return };
-        self.key(key);
-        self.out.push(b'"');
-        match address {
-            SocketAddr::V4(v4) => {
-                for (at, octet) in v4.ip().octets().into_iter().enumerate() {
-                    if at > 0 {
-                        self.out.push(b'.');
-                    }
-                    self.digits(octet.into());
-                }
-                self.out.push(b':');
-                self.digits(v4.port().into());
-            }
-            // Writing to a Vec cannot fail.
-            SocketAddr::V6(v6) => drop(write!(self.out, "{v6}")),
-        }
-        self.out.push(b'"');
-    }
-
-    fn findings(&mut self, findings: &[Finding<'_>]) {
-        if findings.is_empty() {
-            return;
-        }
-        self.key("findings");
-        for (at, finding) in findings.iter().take(LIST_LIMIT).enumerate() {
-            self.raw(if at == 0 { b"[{\"detector\":" } else { b",{\"detector\":" });
-            self.quote("findings", finding.detector.as_bytes());
-            self.word("place", Some(finding.place));
-            if !finding.encoding.is_empty() {
-                self.key("encoding");
-                self.quote("findings", finding.encoding.as_bytes());
-            }
-            self.out.push(b'}');
-        }
-        self.list_end("findings", findings.len());
-    }
-
-    fn dns(&mut self, dns: Option<&Dns<'_>>) {
-        let Some(dns) = dns else { return };
-        self.masked("qname", Some(Cow::Borrowed(dns.qname.0)));
-        self.number("qtype", Some(dns.qtype.into()));
-        self.word("rcode", dns.rcode);
-        self.addresses("answers", dns.answers);
-        self.addresses("blocked", dns.blocked);
-        if !dns.chain.is_empty() {
-            self.key("chain");
-            for (at, name) in dns.chain.iter().take(LIST_LIMIT).enumerate() {
-                self.raw(if at == 0 { b"[" } else { b"," });
-                self.quote("chain", name.as_bytes());
-            }
-            self.list_end("chain", dns.chain.len());
-        }
-        self.number("ttl", dns.ttl.map(u64::from));
-    }
-
-    fn addresses(&mut self, key: &'static str, addresses: &[IpAddr]) {
-        if addresses.is_empty() {
-            return;
-        }
-        self.key(key);
-        for (at, address) in addresses.iter().take(LIST_LIMIT).enumerate() {
-            let _ = write!(self.out, "{}\"{address}\"", if at == 0 { '[' } else { ',' });
-        }
-        self.list_end(key, addresses.len());
-    }
-
-    fn list_end(&mut self, key: &'static str, length: usize) {
-        self.out.push(b']');
-        if length > LIST_LIMIT && !self.altered.contains(&key) {
-            self.altered.push(key);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::body::{LIST_LIMIT, push_digits};
     use super::*;
     use serde_json::{Value, json};
 

@@ -7,6 +7,7 @@ pub mod h1;
 pub mod h2;
 mod pace;
 mod recorded;
+pub mod ws;
 
 pub use body::{Body, BodyError};
 pub use pace::{Pace, Paced};

@@ -3,7 +3,7 @@
 use super::claim::{self, Connection};
 use super::decide::Plain;
 use super::registry::Ticket;
-use super::{Gate, tunnel};
+use super::{Gate, websocket};
 use crate::base::Proto;
 use crate::codec::h1::{
     Framing, HeadError, Left, MessageBody, Persistence, ReadError, Reader, RequestHead, Slot,
@@ -350,14 +350,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
     }
 }
 
-/// After `101`: what the client sent behind its handshake, then both ways unread.
+/// After `101`: what the client sent behind its handshake is the beginning of its messages.
 async fn switch<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     gate: &Arc<Gate>,
-    holder: Holder<ReadHalf<IO>>,
+    mut holder: Holder<ReadHalf<IO>>,
     mut writer: WriteHalf<IO>,
     parts: &http::response::Parts,
     switched: Switched,
 ) -> Option<Client<IO>> {
+    holder.is_unfinished();
     let Holder::Reader(reader) = holder else {
         switched.ending.finish(Outcome::Failed, Some(Reason::BadRequest), None);
         return None;
@@ -368,9 +369,7 @@ async fn switch<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         return None;
     }
     let (ahead, read) = reader.into_parts();
-    let client = read.unsplit(writer);
-    let Switched { ahead: from_upstream, wire, ending, mut standing } = switched;
-    tunnel::relay(gate, client, wire, (ahead, from_upstream), &ending, || standing.holds()).await;
+    websocket::relay(gate, read.unsplit(writer), ahead, switched).await;
     None
 }
 

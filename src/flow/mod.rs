@@ -22,6 +22,7 @@ mod settings;
 mod sniff;
 mod target;
 mod tunnel;
+mod websocket;
 
 pub use registry::{FlowInfo, Registry};
 pub use settings::Settings;

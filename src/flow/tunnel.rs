@@ -69,7 +69,7 @@ fn allowed_still(flow: &pipeline::Flow, permit: &TunnelPermit) -> bool {
 
 /// Copies both ways until both ends have closed. `first` holds what was already read: from the client, and from the
 /// upstream side.
-pub(super) async fn relay(
+async fn relay(
     gate: &Arc<Gate>,
     client: impl AsyncRead + AsyncWrite + Unpin,
     upstream: impl AsyncRead + AsyncWrite + Unpin,
@@ -97,7 +97,7 @@ pub(super) async fn relay(
 }
 
 /// What one way may still bring after the other broke.
-const LAST_BYTES: Duration = Duration::from_secs(1);
+pub(super) const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// Runs both ways to their ends. When one breaks nobody is left at one side, and the other way, which may have
 /// nothing to read for hours, would not notice.
@@ -125,7 +125,12 @@ async fn after(first: io::Result<()>, rest: impl Future<Output = io::Result<()>>
 /// How often an open tunnel is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
-async fn watch(gate: &Gate, moved: &AtomicU64, mut holds: impl FnMut() -> Result<(), Reason>) -> Reason {
+/// Ends when the connection may not go on: its policy has gone, the daemon ends, or nothing has `moved` for too long.
+pub(super) async fn watch(
+    gate: &Gate,
+    moved: &AtomicU64,
+    mut holds: impl FnMut() -> Result<(), Reason>,
+) -> Reason {
     let (mut seen, mut quiet) = (0, Duration::ZERO);
     loop {
         tokio::time::sleep(WATCH).await;

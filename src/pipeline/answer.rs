@@ -3,7 +3,7 @@
 
 use super::ending::{Ending, REDACTED, counted_down};
 use super::judge::Prepared;
-use super::{Flow, Reply, Standing, Stop, Switched, credentials, hooks, scan};
+use super::{Flow, Reply, Standing, Stop, Switched, credentials, hooks, messages, scan};
 use crate::codec::{Body, BodyError};
 use crate::policy::{Reason, Rule};
 use crate::secrets::{Redaction, Redactor};
@@ -64,7 +64,8 @@ pub(super) fn relay(
     if let Some((ahead, wire)) = switched {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        let switched = Box::new(Switched { ahead, wire, ending: ending.clone(), standing });
+        let (up, down) = messages::inspectors(flow, &standing.prepared, ending);
+        let switched = Box::new(Switched { ahead, wire, ending: ending.clone(), standing, up, down });
         let response = Response::from_parts(parts, Body::Empty);
         return Ok(Reply { response, stated_length: None, close: true, switched: Some(switched) });
     }
@@ -76,8 +77,8 @@ fn clean(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .flat_map(tokens)
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .collect();
     for name in named.iter().chain(&REMOVED) {
         headers.remove(name);
@@ -92,7 +93,8 @@ pub(super) fn clean_trailers(rule: &Rule, trailers: &mut HeaderMap) {
     }
 }
 
-/// The handshake's answer proves that the origin understood it (RFC 6455 section 4.1).
+/// The handshake's answer proves that the origin understood it, and agrees to nothing that was not offered (RFC 6455
+/// section 4.1). Extensions never are.
 fn accepted(prepared: &Prepared, headers: &HeaderMap) -> Result<(), Stop> {
     use base64::Engine;
     let wrong = || Stop::new(Reason::UpstreamProtocol, "the origin's WebSocket handshake is not valid");
@@ -101,11 +103,33 @@ fn accepted(prepared: &Prepared, headers: &HeaderMap) -> Result<(), Stop> {
     hash.update(key.as_bytes());
     hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     let expected = base64::engine::general_purpose::STANDARD.encode(hash.finish());
-    let accept = headers.get(header::SEC_WEBSOCKET_ACCEPT).ok_or_else(wrong)?;
-    let upgrade = headers.get(header::UPGRADE).ok_or_else(wrong)?;
-    let valid =
-        accept.as_bytes() == expected.as_bytes() && upgrade.as_bytes().eq_ignore_ascii_case(b"websocket");
-    if valid { Ok(()) } else { Err(wrong()) }
+    let accept = only(headers, &header::SEC_WEBSOCKET_ACCEPT).ok_or_else(wrong)?;
+    let upgrade = only(headers, &header::UPGRADE).ok_or_else(wrong)?;
+    let connection = headers.get_all(header::CONNECTION).iter().flat_map(tokens);
+    let valid = accept.as_bytes() == expected.as_bytes()
+        && upgrade.as_bytes().eq_ignore_ascii_case(b"websocket")
+        && connection.into_iter().any(|token| token.eq_ignore_ascii_case(b"upgrade"))
+        && !headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
+    if !valid {
+        return Err(wrong());
+    }
+    if !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        return Ok(());
+    }
+    let chosen = only(headers, &header::SEC_WEBSOCKET_PROTOCOL).ok_or_else(wrong)?;
+    let mut offered =
+        prepared.permit.request().headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().flat_map(tokens);
+    if offered.any(|offer| offer == chosen.as_bytes()) { Ok(()) } else { Err(wrong()) }
+}
+
+/// The value of a field that stands there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
 fn redacted(

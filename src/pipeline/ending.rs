@@ -4,7 +4,7 @@
 use super::answer::clean_trailers;
 use super::standing::LOOK;
 use super::{Shared, Standing};
-use crate::audit::{End, Finding, FlowId, Text};
+use crate::audit::{End, Finding, FlowId, Text, WebSocket};
 use crate::codec::{Body, BodyError};
 use crate::policy::Reason;
 use crate::upstream::Reached;
@@ -53,6 +53,10 @@ pub struct Ending {
     up: AtomicU64,
     down: AtomicU64,
     status: AtomicU16,
+    messages_up: AtomicU64,
+    messages_down: AtomicU64,
+    /// Of a WebSocket that has ended; 0 for all else.
+    close_code: AtomicU16,
     upstream: OnceLock<(Reached, &'static str)>,
     last: Mutex<Last>,
 }
@@ -78,6 +82,9 @@ impl Ending {
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
             status: AtomicU16::new(0),
+            messages_up: AtomicU64::new(0),
+            messages_down: AtomicU64::new(0),
+            close_code: AtomicU16::new(0),
             upstream: OnceLock::new(),
             last: Mutex::default(),
         })
@@ -93,6 +100,20 @@ impl Ending {
 
     pub fn count_down(&self, bytes: u64) {
         self.down.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// One message of a WebSocket from the client went on.
+    pub fn message_up(&self) {
+        self.messages_up.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn message_down(&self) {
+        self.messages_down.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How a WebSocket was closed (RFC 6455 section 7.1.5).
+    pub fn closed_with(&self, code: u16) {
+        self.close_code.store(code, Ordering::Relaxed);
     }
 
     pub fn answered_by(&self, from: Reached, version: Version) {
@@ -122,6 +143,15 @@ impl Ending {
     /// Its decision could not be recorded, so that nothing was let through.
     pub(crate) fn never_began(&self) {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).never_began = true;
+    }
+
+    fn websocket(&self) -> Option<WebSocket> {
+        let close_code = self.close_code.load(Ordering::Relaxed);
+        (close_code != 0).then(|| WebSocket {
+            messages_up: self.messages_up.load(Ordering::Relaxed),
+            messages_down: self.messages_down.load(Ordering::Relaxed),
+            close_code,
+        })
     }
 
     pub(crate) fn found(&self, detector: &str, place: &'static str, encoding: &str) {
@@ -160,6 +190,7 @@ impl Drop for Ending {
             bytes_up: up,
             bytes_down: down,
             duration: self.started.elapsed(),
+            websocket: self.websocket(),
             upstream: reached.and_then(|reached| reached.address).map(|address| address.0),
             proxy: reached.and_then(|reached| reached.proxy.as_deref()),
             upstream_proto: proto,

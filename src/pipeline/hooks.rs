@@ -5,8 +5,12 @@ use super::judge::{Prepared, malformed};
 use super::{Flow, Stop};
 use crate::base::{Host, Scheme};
 use crate::policy::{Change, Permit, Reason, Refusal, Rule, TunnelPermit};
-use crate::script::{Decision, Failure, FailureKind, FlowView, RequestView, ResponseView};
+use crate::script::{
+    Decision, Failure, FailureKind, FlowView, MessageView, RequestView, ResponseView, Script, Way,
+};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use std::sync::Arc;
 
 /// Asks `connect` and then `request` of the rule that spoke.
 pub(super) fn on_request(flow: &Flow, permit: Permit) -> Result<Permit, Stop> {
@@ -70,6 +74,27 @@ pub(super) fn on_response(
         *headers = ruling.view.headers;
     }
     Ok(())
+}
+
+/// The script that is asked about messages, where the rule has one, and its view but for the message.
+pub(super) fn message_view(flow: &Flow, permit: &Permit, way: Way) -> Option<(Arc<Script>, MessageView)> {
+    let script = permit.rule().script().filter(|script| script.has_message())?;
+    let request = permit.request();
+    let view = MessageView {
+        client: flow.client_name.clone(),
+        host: request.host().clone(),
+        port: request.port(),
+        path: request.path().into(),
+        way,
+        is_text: false,
+        payload: Bytes::new(),
+    };
+    Some((script.clone(), view))
+}
+
+/// Asks `message` of each message of a WebSocket.
+pub(super) fn on_message(script: &Script, view: MessageView, rule: &Rule) -> Result<(), Stop> {
+    decided(script.message(view), rule, false).map(|_| ())
 }
 
 #[derive(PartialEq, Eq)]

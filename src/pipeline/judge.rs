@@ -2,7 +2,7 @@
 //! head, and the place of placeholders. Whatever changes the request has it judged again.
 
 use super::{Asked, Facts, Flow, Stop, hooks, record, scan};
-use crate::base::Host;
+use crate::base::{Host, Proto};
 use crate::policy::{CanonicalRequest, Malformed, Permit, Reason, Refusal, Snapshot};
 use crate::upstream::UpstreamError;
 use std::sync::Arc;
@@ -19,13 +19,16 @@ pub(super) async fn prepare(
     length: Option<u64>,
     facts: &mut Facts,
 ) -> Result<Prepared, Stop> {
-    let Asked { scheme, host, port, method, target, headers, .. } = *asked;
+    let Asked { scheme, host, port, method, target, headers, proto, .. } = *asked;
     let request =
         CanonicalRequest::new(scheme, host, port, method, &target, headers).map_err(|m| malformed(&m))?;
     not_ourselves(flow, request.host())?;
     let client = flow.client_in(snapshot)?;
     let permit = snapshot.judge_request(client, request)?.edited();
     let permit = hooks::on_request(flow, permit)?;
+    if permit.request().websocket() && (proto != Proto::H1 || length != Some(0)) {
+        return Err(Stop::new(Reason::BadRequest, "a WebSocket handshake over HTTP/2 or with a body"));
+    }
     scan::head(&permit, facts)?;
     scan::length(&permit, length)?;
     misplaced(snapshot, &permit)?;

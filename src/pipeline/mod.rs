@@ -6,6 +6,7 @@ mod credentials;
 mod ending;
 mod hooks;
 mod judge;
+mod messages;
 mod page;
 mod record;
 mod scan;
@@ -15,6 +16,7 @@ mod standing;
 pub use ending::{Ending, Outcome};
 pub use hooks::on_tunnel;
 pub(crate) use judge::not_ourselves;
+pub use messages::{Inspector, Stopped};
 pub use page::{Page, status_of};
 pub use record::{Facts, decide, refuse};
 pub use settings::Settings;
@@ -130,6 +132,9 @@ pub struct Switched {
     pub wire: Wire,
     pub ending: Arc<Ending>,
     pub standing: Box<Standing>,
+    /// What is asked about messages from the client, and about those to it.
+    pub up: Inspector,
+    pub down: Inspector,
 }
 
 /// A stop: the refusal, and what is known of the request for its record.
@@ -230,9 +235,15 @@ async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, mut facts: Facts, stop: 
 
 fn relay(flow: &Flow, standing: Box<Standing>, answer: Answer, ending: Arc<Ending>, facts: &Facts) -> Reply {
     ending.answered_by(answer.from.clone(), answer.version);
+    let switched = answer.switched.is_some();
     match answer::relay(flow, standing, answer, &ending) {
         Ok(reply) => reply,
-        Err(stop) => fail(&ending, facts, stop, None),
+        Err(stop) => {
+            let mut reply = fail(&ending, facts, stop, None);
+            // What the client sends behind a handshake that failed may be frames.
+            reply.close |= switched;
+            reply
+        }
     }
 }
 

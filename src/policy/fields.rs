@@ -5,6 +5,8 @@
 //! Override fields always go, not only under a path, host or method rule: every rule is a host rule, and what a rule
 //! needs may not depend on another rule.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
 use http::{Method, header};
 
@@ -51,14 +53,20 @@ fn upgrade(method: &Method, headers: &HeaderMap) -> Upgrade {
     let offers = || headers.get_all(UPGRADE).iter();
     if offers().any(|value| has_token(value, "websocket")) {
         let asked = headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade"));
+        let once = |name: HeaderName| headers.get_all(name).iter().count() == 1;
         let version = headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|v| v == "13");
-        let key = headers.get(header::SEC_WEBSOCKET_KEY).is_some_and(|k| k.len() == 24);
-        let whole =
-            *method == Method::GET && asked && version && key && headers.get_all(UPGRADE).iter().count() == 1;
+        let key = headers.get(header::SEC_WEBSOCKET_KEY).is_some_and(is_websocket_key);
+        let single = once(UPGRADE) && once(header::SEC_WEBSOCKET_VERSION) && once(header::SEC_WEBSOCKET_KEY);
+        let whole = *method == Method::GET && asked && version && key && single;
         return if whole { Upgrade::WebSocket } else { Upgrade::BrokenWebSocket };
     }
     let harmless = offers().all(|value| tokens(value).all(|token| token.eq_ignore_ascii_case("h2c")));
     if harmless { Upgrade::None } else { Upgrade::Foreign }
+}
+
+/// Sixteen bytes in base64.
+fn is_websocket_key(value: &HeaderValue) -> bool {
+    STANDARD.decode(value).is_ok_and(|nonce| nonce.len() == 16)
 }
 
 fn connection_named(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -96,6 +104,8 @@ pub(super) fn is_managed(name: &str) -> bool {
             | "http2-settings"
             | "alt-used"
             | "capsule-protocol"
+            // Messages are inspected, so that no extension may change what they say (RFC 6455 section 9, RFC 7692).
+            | "sec-websocket-extensions"
     ) || name.starts_with("proxy-")
         || is_override(name)
 }
@@ -215,6 +225,9 @@ mod tests {
         let judge = |fields: &[(&str, &str)]| clean(&Method::GET, &mut map(fields));
         assert_eq!(judge(&[asked, ("Upgrade", "WebSocket"), key, version]), Upgrade::WebSocket);
         assert_eq!(judge(&[asked, ("Upgrade", "websocket"), version]), Upgrade::BrokenWebSocket);
+        let short = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=!");
+        assert_eq!(judge(&[asked, ("Upgrade", "websocket"), short, version]), Upgrade::BrokenWebSocket);
+        assert_eq!(judge(&[asked, ("Upgrade", "websocket"), key, key, version]), Upgrade::BrokenWebSocket);
         assert_eq!(judge(&[asked, ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABk")]), Upgrade::None);
         assert_eq!(judge(&[asked, ("Upgrade", "connect-udp")]), Upgrade::Foreign);
         assert_eq!(judge(&[asked, ("Upgrade", "TLS/1.0")]), Upgrade::Foreign);

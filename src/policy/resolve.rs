@@ -54,7 +54,10 @@ pub(super) fn resolve(
         check_secrets(&draft_rule, &draft.secrets, problems);
         let mut rule = draft_rule.rule;
         rule.clients = draft_rule.clients.map(|names| client_ids(&names, &clients, problems));
-        rule.script = draft_rule.script.and_then(|file| script(&file, engine, fetch, &mut scripts, problems));
+        if let Some(file) = draft_rule.script {
+            rule.script = script(&file, engine, fetch, &mut scripts, problems);
+            never_asked(&rule, &file.place, problems);
+        }
         if let Some(file) = &draft_rule.tls.roots {
             rule.tls.roots = certificates(file, fetch, problems);
         }
@@ -161,6 +164,14 @@ fn script(
     });
     scripts.insert(file.value.clone(), compiled.clone());
     compiled
+}
+
+/// A guard that is never asked looks like one that is.
+fn never_asked(rule: &Rule, place: &Place, problems: &mut Problems) {
+    if !rule.websocket && rule.script.as_ref().is_some_and(|script| script.has_message()) {
+        let problem = place.problem("its script has the hook message, but the rule opens no WebSocket");
+        problems.push(problem.help("add websocket = true, or use a script without the hook"));
+    }
 }
 
 fn certificates(

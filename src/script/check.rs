@@ -6,12 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const SOURCE_MOST: usize = 256 * 1024;
 
+const HOOKS: &str = "the hooks are connect(flow), request(req), response(req, resp) and message(ws)";
+
 /// The hooks that a script has.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Hooks {
     pub connect: bool,
     pub request: bool,
     pub response: bool,
+    pub message: bool,
 }
 
 /// One fault and where.
@@ -63,26 +66,25 @@ pub(super) fn hooks(ast: &AST) -> Result<Hooks, Problem> {
             ("connect", 1) => hooks.connect = true,
             ("request", 1) => hooks.request = true,
             ("response", 2) => hooks.response = true,
+            ("message", 1) => hooks.message = true,
             ("connect", _) => return fault("the hook is connect(flow)".to_owned()),
             ("request", _) => return fault("the hook is request(req)".to_owned()),
             ("response", _) => return fault("the hook is response(req, resp)".to_owned()),
-            ("dns" | "message", _) => {
-                return fault(format!(
-                    "the hook {name} does not exist yet; use connect, request or response"
-                ));
+            ("message", _) => return fault("the hook is message(ws)".to_owned()),
+            ("dns", _) => {
+                return fault(format!("the hook {name} does not exist yet; {HOOKS}"));
             }
             _ if functions::NAMES.contains(&name) => {
                 return fault(format!("{name} is a function of Outgate; choose another name"));
             }
             _ if !called.contains(name) => {
-                return fault(format!("nothing calls {name}; the hooks are connect, request and response"));
+                return fault(format!("nothing calls {name}; {HOOKS}"));
             }
             _ => {}
         }
     }
-    if !(hooks.connect || hooks.request || hooks.response) {
-        let message =
-            "there is no hook: define connect(flow), request(req) or response(req, resp)".to_owned();
+    if !(hooks.connect || hooks.request || hooks.response || hooks.message) {
+        let message = format!("there is no hook; {HOOKS}");
         return Err(Problem { message, position: Position::NONE });
     }
     Ok(hooks)
@@ -157,7 +159,7 @@ mod tests {
             ("fn requst(req) { pass() }", "nothing calls requst"),
             ("fn request(req) { pass() } fn on_response(a, b) { pass() }", "nothing calls on_response"),
             ("fn request(req) { pass() } fn dns(query) { pass() }", "does not exist yet"),
-            ("fn request(req) { pass() } fn message(ws) { pass() }", "does not exist yet"),
+            ("fn request(req) { pass() } fn message(ws, more) { pass() }", "the hook is message(ws)"),
             ("fn request(req, resp) { pass() }", "the hook is request(req)"),
             ("fn response(resp) { pass() }", "the hook is response(req, resp)"),
             ("fn connect() { pass() }", "the hook is connect(flow)"),

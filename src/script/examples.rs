@@ -1,5 +1,6 @@
 //! Runs the examples of `docs/scripts.md`, so that the page stays true.
 
+use super::message::tests::message;
 use super::tests::{flow, view};
 use super::*;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -27,7 +28,10 @@ fn decide(script: &Script, view: RequestView) -> Decision {
 #[test]
 fn each_example_does_what_the_page_says() {
     let all = examples();
-    assert_eq!(all.keys().copied().collect::<Vec<_>>(), ["github", "headers", "network", "staging"]);
+    assert_eq!(
+        all.keys().copied().collect::<Vec<_>>(),
+        ["github", "headers", "messages", "network", "staging"]
+    );
 
     let github = &all["github"];
     assert_eq!(decide(github, view()), Decision::Pass);
@@ -47,6 +51,12 @@ fn each_example_does_what_the_page_says() {
     let headers = HeaderMap::from_iter([(http::header::SERVER, HeaderValue::from_static("x/1"))]);
     let failed = ResponseView { status: StatusCode::BAD_GATEWAY, headers };
     assert!(all["headers"].response(view(), failed).view.headers.is_empty());
+
+    let message =
+        |way, payload| all["messages"].message(MessageView { way, ..message(true, payload) }).unwrap();
+    assert_eq!(message(Way::Up, b"subscribe:prices"), Decision::Pass);
+    assert_eq!(message(Way::Up, b"upload:all"), Decision::Deny("not a known command".into()));
+    assert_eq!(message(Way::Down, b"upload:all"), Decision::Pass);
 
     let ruling = all["staging"].request(RequestView { path: "/preview/7".into(), ..view() });
     assert!(ruling.changes.target);
@@ -72,7 +82,9 @@ fn the_page_lists_the_default_limits_and_every_function() {
     assert_eq!((limits.operations, limits.call_levels, limits.string_bytes), (20_000, 16, 4096));
     assert_eq!((limits.array_items, limits.map_entries, limits.variables), (256, 128, 64));
     assert_eq!(limits.wall_time, Duration::from_millis(50));
+    assert_eq!(limits.message_bytes, 64 * 1024);
     for row in [
+        "message | 64 KiB",
         "operations | 20,000",
         "wall time | 50 ms",
         "each other | 16",

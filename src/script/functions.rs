@@ -37,6 +37,8 @@ pub(super) const NAMES: &[&str] = &[
     "header_names",
     "set_header",
     "remove_header",
+    // messages
+    "byte",
     // built into Rhai
     "type_of",
 ];

@@ -10,6 +10,7 @@
 
 mod check;
 mod functions;
+mod message;
 mod request;
 mod response;
 mod run;
@@ -20,6 +21,7 @@ mod examples;
 #[cfg(test)]
 mod tests;
 
+pub use message::{MessageView, Way};
 pub use request::{Changes, FlowView, RequestView};
 pub use response::ResponseView;
 
@@ -40,6 +42,8 @@ pub struct Settings {
     pub string_bytes: usize,
     pub array_items: usize,
     pub map_entries: usize,
+    /// A WebSocket message that is held until its hook has spoken; a longer one is denied.
+    pub message_bytes: usize,
     /// Variables at one time.
     pub variables: usize,
     pub wall_time: Duration,
@@ -55,6 +59,8 @@ impl Default for Settings {
             string_bytes: 4096,
             array_items: 256,
             map_entries: 128,
+            // What chat and remote calls send is shorter; each direction of each such WebSocket may hold one.
+            message_bytes: 64 * 1024,
             variables: 64,
             // Ends what many slow functions add up to. A hook holds its thread, so other flows wait this long at most.
             wall_time: Duration::from_millis(50),
@@ -67,6 +73,7 @@ impl Default for Settings {
 pub struct Engine {
     rhai: Arc<rhai::Engine>,
     wall_time: Duration,
+    message_bytes: usize,
 }
 
 /// A compiled script.
@@ -133,7 +140,8 @@ pub struct CompileError {
 
 impl Engine {
     pub fn new(settings: Settings) -> Self {
-        Self { rhai: Arc::new(run::engine(&settings)), wall_time: settings.wall_time }
+        let message_bytes = settings.message_bytes.max(1);
+        Self { rhai: Arc::new(run::engine(&settings)), wall_time: settings.wall_time, message_bytes }
     }
 
     /// Compiles a script and checks that it has a hook, that every function it calls is there, and that nothing in it
@@ -162,6 +170,15 @@ impl Script {
 
     pub fn has_response(&self) -> bool {
         self.hooks.response
+    }
+
+    pub fn has_message(&self) -> bool {
+        self.hooks.message
+    }
+
+    /// The longest message that the hook is asked about.
+    pub fn message_most(&self) -> usize {
+        self.engine.message_bytes
     }
 
     /// Asked once a connection, when its destination is known. A script without the hook passes; so for all hooks.
@@ -193,6 +210,14 @@ impl Script {
         let decision = self.call("response", [request, Dynamic::from(handle.clone())]);
         let (view, changes) = handle.take();
         Ruling { decision, view, changes }
+    }
+
+    /// Asked of each message of a WebSocket, before it goes on.
+    pub fn message(&self, view: MessageView) -> Result<Decision, Failure> {
+        match self.hooks.message {
+            true => self.call("message", [message::value(view)]),
+            false => Ok(Decision::Pass),
+        }
     }
 
     fn call<const N: usize>(&self, hook: &str, arguments: [Dynamic; N]) -> Result<Decision, Failure> {

@@ -1,6 +1,6 @@
 //! The engine with its limits, and one call of a hook under them.
 
-use super::{Decision, Failure, FailureKind, Settings, functions, request, response};
+use super::{Decision, Failure, FailureKind, Settings, functions, message, request, response};
 use rhai::{
     AST, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, ImmutableString, OptimizationLevel, Scope,
 };
@@ -85,6 +85,7 @@ pub(super) fn engine(settings: &Settings) -> Engine {
     functions::register(&mut engine);
     request::register(&mut engine);
     response::register(&mut engine);
+    message::register(&mut engine);
     engine
 }
 

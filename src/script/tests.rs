@@ -292,7 +292,7 @@ mod reach {
         let text = format!("{:?}", compile("fn request(req) { pass() }").unwrap());
         assert_eq!(
             text,
-            "Script { file: \"test.rhai\", hooks: Hooks { connect: false, request: true, response: false } }"
+            "Script { file: \"test.rhai\", hooks: Hooks { connect: false, request: true, response: false, message: false } }"
         );
     }
 }

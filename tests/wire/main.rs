@@ -54,3 +54,4 @@ mod supervised;
 mod upstreams;
 mod verdicts;
 mod virtuals;
+mod websockets;

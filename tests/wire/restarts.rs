@@ -122,8 +122,6 @@ name = "good"
 hosts = ["api.good.test"]
 action = "allow"
 websocket = true
-  [rule.dlp]
-  outbound = []
 
 [[rule]]
 name = "pinned"

@@ -3,6 +3,7 @@
 use super::framing::{self, Framing, Persistence};
 use super::lines;
 use bytes::BytesMut;
+use http::header::{TRAILER, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use std::mem::MaybeUninit;
 
@@ -74,8 +75,12 @@ pub fn parse_request(
     let mut headers = fields(&raw, parsed.headers, limits)?;
     let framing = framing::of_request(version, &mut headers)?;
     let expects_continue = take_expect(&mut headers)?;
-    headers.remove(http::header::TRAILER);
+    headers.remove(TRAILER);
     let persistence = framing::persistence(version, &headers);
+    // HTTP/1.0 cannot be left for another protocol (RFC 9110 section 7.8).
+    if version == Version::HTTP_10 {
+        headers.remove(UPGRADE);
+    }
     Ok(Some(RequestHead { method, target, version, headers, framing, persistence, expects_continue }))
 }
 

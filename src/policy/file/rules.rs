@@ -64,14 +64,6 @@ pub(super) fn rule(mut section: Section<'_, '_>, any_host: bool, folder: &Path) 
         section.table("response", "[rule.response]").map_or_else(ResponseEdits::default, edits::response);
     let tls = section.table("tls", "[rule.tls]").map(|table| edits::tls(table, folder)).unwrap_or_default();
     let dlp = section.table("dlp", "[rule.dlp]").map_or_else(Dlp::default, edits::dlp);
-    if websocket && !dlp.outbound.is_empty() {
-        let message = "websocket = true, but messages are not inspected for secrets yet";
-        section.problem(
-            "websocket",
-            message,
-            "add [rule.dlp] outbound = [] to say that they may pass uninspected",
-        );
-    }
     let script = section.table("script", "[rule.script]").and_then(|table| edits::script(table, folder));
     section.finish();
     let rule = Rule {
