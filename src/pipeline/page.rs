@@ -97,6 +97,7 @@ pub fn status_of(reason: Reason) -> StatusCode {
         | Reason::NoDestination
         | Reason::Connect
         | Reason::WebSocketDenied
+        | Reason::GitDenied
         | Reason::DohDenied
         | Reason::ScriptDenied
         | Reason::ScriptError
@@ -139,6 +140,7 @@ fn sentence(reason: Reason) -> &'static str {
         Reason::ClientGone => "the client went away",
         Reason::Connect => "CONNECT is not allowed here",
         Reason::WebSocketDenied => "WebSocket is not allowed there",
+        Reason::GitDenied => "git may read this repository, but not push to it",
         Reason::DohDenied => "DNS questions go to the gate, not through it",
         Reason::ScriptDenied => "a policy script denies this",
         Reason::ScriptError | Reason::ScriptTimeout => "a policy script failed, so this is denied",

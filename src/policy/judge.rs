@@ -60,6 +60,7 @@ impl Tally {
             Some(Stage::Method) => Reason::MethodDenied,
             Some(Stage::Query) => Reason::QueryDenied,
             Some(Stage::Header) => Reason::HeaderDenied,
+            Some(Stage::Git) => Reason::GitDenied,
             Some(Stage::WebSocket) => Reason::WebSocketDenied,
             Some(Stage::Doh) => Reason::DohDenied,
         }
