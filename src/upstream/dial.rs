@@ -167,7 +167,7 @@ impl Dialler {
             Some(b"h2") => Proto::H2,
             _ => Proto::H1,
         };
-        Ok(Dialled { wire: Wire::Tls(Box::new(stream)), proto, reached })
+        Ok(Dialled { wire: Wire::secured(stream), proto, reached })
     }
 
     /// Fails where the right leads only to addresses that the guard refuses, or to none.
@@ -382,14 +382,7 @@ fn tls_failure(error: &io::Error) -> UpstreamError {
         Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
             UpstreamError::NoCommonProtocol
         }
-        Some(found) => {
-            let fault = UpstreamFault::of(found);
-            if fault.is_certificate() {
-                UpstreamError::Certificate(fault.to_string())
-            } else {
-                UpstreamError::Tls(fault.to_string())
-            }
-        }
+        Some(found) => UpstreamError::Handshake(UpstreamFault::of(found)),
         None => UpstreamError::Tls(error.to_string()),
     }
 }

@@ -2,10 +2,12 @@
 //! here without a client on top of it, whose task for each request would cost more than the request.
 
 use super::dial::{Dialled, Reached};
+use super::wire::Fault;
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
 use crate::base::Scheme;
 use crate::codec::{Body, BodyError, Pace, Paced};
 use crate::rt::Lazily;
+use crate::tls::UpstreamFault;
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
@@ -26,6 +28,7 @@ const SEND_BUFFER: usize = 256 * 1024;
 pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     reached: Reached,
+    fault: Fault,
     /// Counts the answers that are still being read, for idleness.
     users: Arc<()>,
     ended: Arc<AtomicBool>,
@@ -36,7 +39,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) async fn open(dialled: Dialled, upstream: &Upstream) -> Result<Self, UpstreamError> {
         let settings = &upstream.settings;
-        let reached = dialled.reached;
+        let (reached, fault) = (dialled.reached, dialled.wire.fault());
         let (sender, driver) = Builder::new()
             .enable_push(false)
             .initial_window_size(settings.h2_stream_window)
@@ -55,7 +58,7 @@ impl Connection {
             told.store(true, Ordering::Release);
         });
         let most = (settings.h2_connection_window / settings.h2_stream_window.max(1)).max(1) as usize;
-        Ok(Self { sender, reached, users: Arc::new(()), ended, most })
+        Ok(Self { sender, reached, fault, users: Arc::new(()), ended, most })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -84,6 +87,20 @@ impl Connection {
 }
 
 pub(super) async fn exchange(
+    connection: Connection,
+    request: &mut UpstreamRequest,
+    upstream: &Upstream,
+) -> Result<Answer, UpstreamError> {
+    let fault = connection.fault.clone();
+    let answered = exchange_on(connection, request, upstream).await;
+    // TLS 1.3 servers refuse a missing certificate only now.
+    answered.map_err(|error| match fault.get() {
+        Some(fault @ UpstreamFault::WantsClientCertificate) => UpstreamError::Handshake(*fault),
+        _ => error,
+    })
+}
+
+async fn exchange_on(
     connection: Connection,
     request: &mut UpstreamRequest,
     upstream: &Upstream,
