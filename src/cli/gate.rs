@@ -63,7 +63,7 @@ pub(super) fn run(
     // First of all, while there is one thread and no child: the secrets leave the environment.
     let mut names = policy::environment_names(&config.policies)?;
     names.extend(config.environment_names());
-    let environment = Environment::sealed(&names)?;
+    let environment = Environment::sealed(&names)?.of_user(config.run_as.map(|user| user.uid));
     logs::init(log, log_json)?;
     let doors = daemon::handed(&config)?;
     let prepared = daemon::prepare(Start { config, environment, executable: executable()?, doors })?;

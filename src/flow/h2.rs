@@ -2,6 +2,7 @@
 
 use super::claim;
 use super::h1::Service;
+use super::leftover::{Leftover, lend};
 use super::{Gate, Settings};
 use crate::codec::{Body, BodyError, Pace, Paced};
 use crate::pipeline::{Asked, Rejected};
@@ -32,16 +33,19 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, servic
     let settings = &gate.settings;
     let streams = Arc::new(Streams::default());
     let fields = settings.head_limits.fields;
+    let drain_time = settings.drain_time;
     let pace = Pace { patience: settings.body_patience, bytes_per_second: settings.body_rate };
     let answer = {
         let streams = streams.clone();
         service_fn(move |request: Request<Incoming>| {
             let busy = Busy::begin(&streams);
             let (parts, body) = request.into_parts();
-            let body = if body.is_end_stream() { Body::Empty } else { Body::stream(Paced::new(body, pace)) };
+            let is_empty = body.is_end_stream();
+            let (body, leftover) = lend(body, drain_time);
+            let body = if is_empty { Body::Empty } else { Body::stream(Paced::new(body, pace)) };
             let claimed = claim::h2(parts, &service.connection, fields);
             // Boxed: hyper moves this future several times on its way into a task.
-            Box::pin(answer(service.clone(), claimed, body, busy))
+            Box::pin(answer(service.clone(), claimed, body, leftover, busy))
         })
     };
     let connection = Builder::new(gate.tasks.clone())
@@ -148,6 +152,7 @@ async fn answer(
     service: Arc<Service>,
     claimed: Result<Box<Asked>, Box<Rejected>>,
     body: Body,
+    mut leftover: Leftover,
     mut busy: Busy,
 ) -> Result<Response<Body>, Infallible> {
     let head_length = claimed.as_ref().is_ok_and(|asked| asked.method == http::Method::HEAD);
@@ -159,13 +164,20 @@ async fn answer(
     if let (true, Some(length)) = (head_length, reply.stated_length) {
         response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
     }
+    if response.body().is_end_stream() {
+        leftover.discard().await;
+    }
     busy.waits(false);
-    Ok(response.map(|body| if body.is_end_stream() { body } else { Body::stream(Running { body, busy }) }))
+    Ok(response.map(|body| match body.is_end_stream() {
+        true => body,
+        false => Body::stream(Running { body, leftover, busy }),
+    }))
 }
 
 /// An answer's body that counts its stream as open until it is dropped, with its last byte or the client's reset.
 struct Running {
     body: Body,
+    leftover: Leftover,
     busy: Busy,
 }
 
@@ -177,7 +189,10 @@ impl http_body::Body for Running {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let mut frame = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(frame, Poll::Ready(None)) {
+            frame = self.leftover.poll_discard(cx).map(|()| None);
+        }
         self.busy.waits(frame.is_pending());
         if frame.is_ready() {
             self.busy.streams.moved.fetch_add(1, Ordering::Relaxed);
@@ -186,7 +201,7 @@ impl http_body::Body for Running {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.is_end_stream() && self.leftover.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -16,6 +16,7 @@ mod explicit;
 mod h1;
 mod h2;
 mod intercept;
+mod leftover;
 mod refuse;
 mod registry;
 mod settings;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -41,6 +42,22 @@ impl Authorities {
 
     pub fn write(&self, dir: &Path) {
         std::fs::write(dir.join("origin-ca.pem"), &self.trusted_pem).unwrap();
+    }
+
+    /// A certificate and its key for a client, in PEM.
+    pub fn client(&self, name: &str) -> (String, String) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.trusted).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// Whom a host asks for a certificate trusts.
+    pub fn client_roots(&self) -> rustls::RootCertStore {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.trusted_pem.as_bytes()).unwrap()).unwrap();
+        roots
     }
 
     fn leaf(&self, name: &str, fault: Fault) -> Arc<CertifiedKey> {

@@ -32,6 +32,7 @@ mod ground;
 mod handshake;
 mod identity;
 mod leaks;
+mod mutual;
 mod names;
 mod nested;
 mod packets;

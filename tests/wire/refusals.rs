@@ -36,8 +36,7 @@ fn cl_15_a_client_that_takes_only_json_is_told_in_json() {
     let told = bed.succeed(&format!("{ask} | python3 -c \"{read}\""));
     assert!(told.starts_with("rule_denied no secrets"), "{told}");
     tells(&told, &["a rule denies this"]);
-    let npm =
-        "npm --registry=https://api.good.test/ --no-update-notifier --fetch-retries=0 view some-package";
+    let npm = "npm --userconfig=none --globalconfig=no-other --registry=https://api.good.test/ --no-update-notifier --fetch-retries=0 view some-package";
     let denied = bed.program(npm);
     tells(&String::from_utf8_lossy(&denied.stderr), &["403", "path_denied", "public comes closest"]);
 }
@@ -75,4 +74,14 @@ fn tl_19_a_person_reads_what_is_wrong_with_the_origin() {
         bed.gate.wait_for_record("the reason", |record| record.text("reason") == "upstream_cert");
     }
     bed.control();
+}
+
+/// curl forgets an answer that ends before it has sent its body.
+#[test]
+fn cl_15_a_refused_upload_over_http_2_does_not_lose_its_page() {
+    let bed = Bed::new(P3);
+    let upload = "head -c 300000 /dev/zero > large; for n in 1 2 3 4 5 6 7 8 9 10; do for body in x @large; do \
+                  curl -sS -m 20 --http2 -d $body https://api.good.test/admin | grep reason; done; done";
+    let pages = bed.succeed(upload);
+    assert_eq!(pages, "reason: path_denied\n".repeat(20));
 }
