@@ -13,6 +13,7 @@ use crate::codec::{Body, Pace, Recorded};
 use crate::dns::Leases;
 use crate::pipeline::{self, Asked, Flow, Outcome, Rejected, Reply, Switched};
 use crate::policy::{Reason, Refusal};
+use crate::tls::Records;
 use bytes::BytesMut;
 use http::{StatusCode, Version};
 use http_body::Body as _;
@@ -80,7 +81,11 @@ pub(super) async fn serve_plain(gate: &Arc<Gate>, plain: Plain) {
     serve(gate, Recorded::new(ahead, stream), &service, false).await;
 }
 
-pub(super) async fn serve_tls(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, service: Arc<Service>) {
+pub(super) async fn serve_tls(
+    gate: &Arc<Gate>,
+    stream: TlsStream<Records<TcpStream>>,
+    service: Arc<Service>,
+) {
     serve(gate, stream, &service, true).await;
 }
 

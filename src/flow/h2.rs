@@ -7,6 +7,7 @@ use super::{Gate, Settings};
 use crate::codec::{Body, BodyError, Pace, Paced};
 use crate::pipeline::{Asked, Rejected};
 use crate::rt::Lazily;
+use crate::tls::Records;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
@@ -29,7 +30,7 @@ const PING: Duration = Duration::from_secs(30);
 /// What hyper buffers of an answer for one stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
-pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, service: Arc<Service>) {
+pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<Records<TcpStream>>, service: Arc<Service>) {
     let settings = &gate.settings;
     let streams = Arc::new(Streams::default());
     let fields = settings.head_limits.fields;

@@ -13,6 +13,7 @@ mod fault;
 mod files;
 mod hello;
 mod leaf;
+mod records;
 mod rotate;
 mod server;
 mod wire;
@@ -30,6 +31,7 @@ pub use client::{Alpn, Anchors, ClientCertificate, ClientError, Profile, Profile
 pub use fault::{ClientFault, UpstreamFault, tls_error};
 pub use hello::{AlpnOffer, Hello, HelloError, MAX_HELLO_BYTES, Opening, Pending, Sni, looks_like_tls};
 pub use leaf::{MintError, Minter, MinterSettings};
+pub use records::Records;
 pub use rotate::{beside, promote, stage, trusted};
 pub use server::{TerminateError, terminate};
 

@@ -5,6 +5,7 @@
 //! certificates, no early data.
 
 use super::fault::{ClientFault, tls_error};
+use super::records::Records;
 use crate::base::Host;
 use rustls::ServerConfig;
 use rustls::server::{Accepted, NoServerSessionStorage, ProducesTickets};
@@ -29,14 +30,18 @@ pub async fn terminate<IO>(
     accepted: Accepted,
     config: Arc<ServerConfig>,
     io: IO,
-) -> Result<TlsStream<IO>, TerminateError>
+) -> Result<TlsStream<Records<IO>>, TerminateError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    StartHandshake::from_parts(accepted, io).into_stream(config).await.map_err(|source| {
+    let handshake = StartHandshake::from_parts(accepted, Records::new(io)).into_stream(config);
+    let mut stream = handshake.await.map_err(|source| {
         let fault = tls_error(&source).map_or(ClientFault::Gone, ClientFault::of);
         TerminateError { fault, source }
-    })
+    })?;
+    let (records, _) = stream.get_mut();
+    records.established();
+    Ok(stream)
 }
 
 /// What all configurations of one authority share: provider, protocols, the keys of session tickets.
