@@ -1,7 +1,7 @@
 //! The server's side of an interception: one configuration a leaf, all alike but for certificate and tickets, and
 //! the handshake that goes on from a hello that was read already.
 //!
-//! Called by `leaf` (configurations) and `flow` (`terminate`). TLS 1.2 and 1.3, `h2` before `http/1.1`, no client
+//! Called by `leaf` (configurations) and `flow` (`terminate`). TLS 1.2 and 1.3, `h2` before HTTP/1, no client
 //! certificates, no early data.
 
 use super::fault::{ClientFault, tls_error};
@@ -56,7 +56,7 @@ impl Template {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Nobody));
-        base.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        base.alpn_protocols = [&b"h2"[..], b"http/1.1", b"http/1.0"].map(<[u8]>::to_vec).to_vec();
         // Sessions live in tickets at the client: no table to bound, and nothing to lose on eviction of a leaf.
         base.session_storage = Arc::new(NoServerSessionStorage {});
         base.max_early_data_size = 0;

@@ -50,7 +50,7 @@ fn tl_21_a_rule_shows_its_certificate_and_shares_no_connection_with_another() {
                 assert_eq!(said, "hello from api.good.test\n", "{version} {path}");
             })
         };
-        assert_eq!(ask("/mine"), [ours.clone()], "{version}");
+        assert_eq!(ask("/mine"), std::slice::from_ref(&ours), "{version}");
         assert_eq!(ask("/other"), [None], "{version}: the other rule has a connection of its own");
         assert_eq!(ask("/mine/again"), [], "{version}: each is used again by its own rule");
         assert_eq!(ask("/other/again"), [], "{version}");
