@@ -85,3 +85,44 @@ fn cl_15_a_refused_upload_over_http_2_does_not_lose_its_page() {
     let pages = bed.succeed(upload);
     assert_eq!(pages, "reason: path_denied\n".repeat(20));
 }
+
+const GRPC: &str = r#"
+import grpc, os, sys, threading
+roots = open(os.environ["SSL_CERT_FILE"], "rb").read()
+channel = grpc.secure_channel("api.good.test:443", grpc.ssl_channel_credentials(roots))
+same = dict(request_serializer=bytes, response_deserializer=bytes)
+path, over = sys.argv[1], threading.Event()
+
+def open_end():
+    yield b"one"
+    over.wait(30)
+
+calls = [
+    lambda: channel.unary_unary(path, **same)(b"x", timeout=20),
+    lambda: list(channel.unary_stream(path, **same)(b"x", timeout=20)),
+    lambda: channel.stream_unary(path, **same)(iter([b"x", b"y"]), timeout=20),
+    lambda: list(channel.stream_stream(path, **same)(open_end(), timeout=20)),
+]
+for call in calls[:int(sys.argv[2])]:
+    try:
+        call()
+        print("passed")
+    except grpc.RpcError as error:
+        print(error.code().name, error.details())
+over.set()
+"#;
+
+#[test]
+fn cl_15_a_grpc_client_reads_its_refusal_in_all_four_forms_of_a_call() {
+    let bed = Bed::new(P3);
+    std::fs::write(bed.gate.dir.join("call.py"), GRPC).unwrap();
+    let told = bed.succeed("/usr/bin/python3 call.py /pkg.Service/Method 4");
+    assert_eq!(told.lines().count(), 4, "{told}");
+    for line in told.lines() {
+        assert!(line.starts_with("PERMISSION_DENIED outgate: "), "{told}");
+        tells(line, &["POST api.good.test", "path_denied", "public comes closest"]);
+    }
+    // The origin speaks no gRPC, but it is asked.
+    let asked = bed.succeed("/usr/bin/python3 call.py /v1/messages 1");
+    assert!(!asked.contains("PERMISSION_DENIED") && !bed.world.origin.requests().is_empty(), "{asked}");
+}
