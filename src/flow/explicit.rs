@@ -76,7 +76,7 @@ async fn connect(
     }
     let Client { reader, mut writer, .. } = connection;
     let mut head = BytesMut::new();
-    encode_response(&mut head, StatusCode::OK, &HeaderMap::new(), Framing::UntilClose, None, false);
+    encode_response(&mut head, StatusCode::OK, None, &HeaderMap::new(), Framing::UntilClose, None, false);
     if write_head(&mut writer, head, gate.settings.write_stall).await.is_err() {
         return;
     }

@@ -259,7 +259,8 @@ where
     // An answer to HEAD that states no length must not be given one.
     let told = if head_only && stated_length.is_none() { Framing::UntilClose } else { framing };
     let mut head = BytesMut::new();
-    encode_response(&mut head, parts.status, &parts.headers, told, stated_length, close);
+    let phrase = parts.extensions.get();
+    encode_response(&mut head, parts.status, phrase, &parts.headers, told, stated_length, close);
     if keep_alive_10 {
         head.truncate(head.len() - 2);
         head.extend_from_slice(b"connection: keep-alive\r\n\r\n");
@@ -368,7 +369,7 @@ async fn switch<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         return None;
     };
     let mut head = BytesMut::new();
-    encode_response(&mut head, parts.status, &parts.headers, Framing::None, None, false);
+    encode_response(&mut head, parts.status, None, &parts.headers, Framing::None, None, false);
     if writer.write_all(&head).await.is_err() || writer.flush().await.is_err() {
         return None;
     }

@@ -3,6 +3,7 @@
 
 use super::{Facts, Reply, Stop};
 use crate::codec::Body;
+use crate::codec::h1::Phrase;
 use crate::policy::{Reason, Refusal};
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -104,6 +105,7 @@ impl Page {
         };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         *response.status_mut() = self.status;
+        response.extensions_mut().insert(Phrase::noting(self.status, self.reason));
         let length = text.len() as u64;
         if !self.head_only {
             *response.body_mut() = Body::Full(Bytes::from(text));

@@ -18,6 +18,7 @@ pub struct Authorities {
     trusted: Issuer<'static, KeyPair>,
     trusted_pem: String,
     stranger: Issuer<'static, KeyPair>,
+    stranger_pem: String,
     leaf_key: KeyPair,
     leaves: Mutex<HashMap<(String, Fault), Arc<CertifiedKey>>>,
 }
@@ -35,9 +36,9 @@ enum Fault {
 impl Authorities {
     pub fn new() -> Self {
         let (trusted, trusted_pem) = authority("Test Internet CA");
-        let (stranger, _) = authority("A Stranger's CA");
+        let (stranger, stranger_pem) = authority("A Stranger's CA");
         let leaf_key = KeyPair::generate().unwrap();
-        Self { trusted, trusted_pem, stranger, leaf_key, leaves: Mutex::default() }
+        Self { trusted, trusted_pem, stranger, stranger_pem, leaf_key, leaves: Mutex::default() }
     }
 
     pub fn write(&self, dir: &Path) {
@@ -53,7 +54,12 @@ impl Authorities {
         (params.signed_by(&key, &self.trusted).unwrap().pem(), key.serialize_pem())
     }
 
-    /// Whom a host asks for a certificate trusts.
+    /// Who vouches for `unknownroot.good.test`.
+    pub fn stranger(&self) -> &str {
+        &self.stranger_pem
+    }
+
+    /// Whom a host that asks for certificates trusts.
     pub fn client_roots(&self) -> rustls::RootCertStore {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.trusted_pem.as_bytes()).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Gauntlet TL-21: who the gate is to an origin that asks for certificates, rule by rule.
+//! Gauntlet TL-19 and TL-21: whom a rule trusts, and who the gate is to an origin that asks, rule by rule.
 
 use rustls::version::{TLS12, TLS13};
 
@@ -93,4 +93,39 @@ fn tl_21_a_certificate_is_read_again_on_reload() {
     let reloaded = || bed.gate.records().iter().any(|record| record.text("event") == "reload");
     assert!(wait_until(std::time::Duration::from_secs(10), || reloaded().then_some(())).is_some());
     assert_eq!(ask(), [Some("second".to_owned())], "a new connection, by the new certificate");
+}
+
+#[test]
+fn tl_19_the_roots_of_a_rule_vouch_for_its_own_requests_alone() {
+    let world = World::new();
+    let beside = vec![("corp.pem", world.origin.authorities().stranger().to_owned())];
+    let policy = r#"
+[[rule]]
+name = "with roots"
+hosts = ["unknownroot.good.test", "selfsigned.good.test", "api.good.test"]
+action = "allow"
+  [[rule.match]]
+  path = { prefix = "/mine" }
+  [rule.tls]
+  roots = "corp.pem"
+
+[[rule]]
+name = "without"
+hosts = ["unknownroot.good.test"]
+action = "allow"
+"#;
+    let bed = Bed::over(world, &Setup { policy: policy.to_owned(), beside, ..Setup::default() });
+    for version in ["--http1.1", "--http2"] {
+        let ask = |url: &str| {
+            bed.succeed(&format!("curl -sS -m 20 {version} -o /dev/null -w '%{{http_code}}' https://{url}"))
+        };
+        assert_eq!(ask("unknownroot.good.test/mine"), "200", "{version}");
+        assert_eq!(
+            ask("unknownroot.good.test/other"),
+            "502",
+            "{version}: another rule, and a connection of its own"
+        );
+        assert_eq!(ask("selfsigned.good.test/mine"), "502", "{version}: verified nevertheless");
+        assert_eq!(ask("api.good.test/mine"), "200", "{version}: beside the roots of all");
+    }
 }

@@ -76,6 +76,22 @@ fn tl_19_a_person_reads_what_is_wrong_with_the_origin() {
     bed.control();
 }
 
+#[test]
+fn cl_15_a_status_line_says_why_where_nothing_else_is_shown() {
+    let bed = Bed::new(P3);
+    let mut wire = bed.https(PUB1, "api.good.test").unwrap();
+    wire.send(get("api.good.test", "/admin"));
+    let line = wire.until(b"\r\n").unwrap();
+    assert_eq!(line, b"HTTP/1.1 403 Forbidden (outgate: path_denied)\r\n");
+    let denied = bed.succeed(
+        "python3 -c \"import requests; r = requests.get('https://api.good.test/admin'); print(r.reason)\"",
+    );
+    assert_eq!(denied, "Forbidden (outgate: path_denied)\n");
+    let mut wire = bed.https(PUB1, "api.good.test").unwrap();
+    wire.send(get("api.good.test", "/public/x"));
+    assert_eq!(wire.until(b"\r\n").unwrap(), b"HTTP/1.1 200 OK\r\n");
+}
+
 /// curl forgets an answer that ends before it has sent its body.
 #[test]
 fn cl_15_a_refused_upload_over_http_2_does_not_lose_its_page() {
