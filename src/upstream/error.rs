@@ -4,7 +4,7 @@ use super::chain::ProxyError;
 use crate::codec::BodyError;
 use crate::codec::h1::{ReadError, WriteError};
 use crate::policy::Reason;
-use crate::tls::{self, UpstreamFault};
+use crate::tls::UpstreamFault;
 use std::io;
 use std::net::IpAddr;
 
@@ -42,8 +42,8 @@ pub enum UpstreamError {
     /// The client's side of the request failed or was stopped while it was sent.
     #[error("the request body ended early: {0}")]
     RequestBody(#[source] BodyError),
-    #[error("the connection broke: {0}")]
-    Io(#[source] io::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 impl UpstreamError {
@@ -71,15 +71,6 @@ impl UpstreamError {
         match self {
             Self::Handshake(fault) => Some(fault.to_string()),
             _ => None,
-        }
-    }
-}
-
-impl From<io::Error> for UpstreamError {
-    fn from(error: io::Error) -> Self {
-        match tls::tls_error(&error).map(UpstreamFault::of) {
-            Some(fault @ UpstreamFault::WantsClientCertificate) => Self::Handshake(fault),
-            _ => Self::Io(error),
         }
     }
 }

@@ -2,12 +2,11 @@
 //! here without a client on top of it, whose task for each request would cost more than the request.
 
 use super::dial::{Dialled, Reached};
-use super::wire::Fault;
+use super::wire::{Fault, refused};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
 use crate::base::Scheme;
 use crate::codec::{Body, BodyError, Pace, Paced};
 use crate::rt::Lazily;
-use crate::tls::UpstreamFault;
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
@@ -93,11 +92,7 @@ pub(super) async fn exchange(
 ) -> Result<Answer, UpstreamError> {
     let fault = connection.fault.clone();
     let answered = exchange_on(connection, request, upstream).await;
-    // TLS 1.3 servers refuse a missing certificate only now.
-    answered.map_err(|error| match fault.get() {
-        Some(fault @ UpstreamFault::WantsClientCertificate) => UpstreamError::Handshake(*fault),
-        _ => error,
-    })
+    answered.map_err(|error| refused(&fault, error))
 }
 
 async fn exchange_on(

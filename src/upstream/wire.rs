@@ -1,5 +1,6 @@
 //! A connection to an upstream host, in clear or in TLS; behind an https proxy in TLS within TLS.
 
+use super::UpstreamError;
 use crate::tls::{self, UpstreamFault};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -15,19 +16,23 @@ pub enum Wire {
     Tls(Box<Session>),
 }
 
-/// A TLS session. What breaks it is kept here: HTTP/2 gives the error on as text only.
+/// A TLS session. What breaks it is kept here: HTTP/2 gives the error on as text only, and a TLS 1.3 server that wants a
+/// certificate says so behind the handshake, in an alert that its reset may overtake.
 #[derive(Debug)]
 pub struct Session {
     stream: TlsStream<Wire>,
     fault: Fault,
+    /// The server asked for a certificate and has said nothing since.
+    in_doubt: bool,
 }
 
 /// Why a session broke, once it has.
 pub(super) type Fault = Arc<OnceLock<UpstreamFault>>;
 
 impl Wire {
-    pub(super) fn secured(stream: TlsStream<Self>) -> Self {
-        Self::Tls(Box::new(Session { stream, fault: Fault::default() }))
+    /// `asked`: whether the server asked for a certificate.
+    pub(super) fn secured(stream: TlsStream<Self>, asked: bool) -> Self {
+        Self::Tls(Box::new(Session { stream, fault: Fault::default(), in_doubt: asked }))
     }
 
     /// Where a session's fault will stand.
@@ -39,28 +44,58 @@ impl Wire {
     }
 }
 
+/// What an exchange failed of: of the want of a certificate, where that broke its session.
+pub(super) fn refused(fault: &Fault, error: UpstreamError) -> UpstreamError {
+    match fault.get() {
+        Some(fault @ UpstreamFault::WantsClientCertificate) => UpstreamError::Handshake(*fault),
+        _ => error,
+    }
+}
+
+impl Session {
+    fn noting<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &polled {
+            match tls::tls_error(error) {
+                // The first fault is the cause of all later ones.
+                Some(found) => drop(self.fault.set(UpstreamFault::of(found))),
+                None => self.closed(),
+            }
+        }
+        polled
+    }
+
+    fn closed(&self) {
+        if self.in_doubt {
+            let _ = self.fault.set(UpstreamFault::WantsClientCertificate);
+        }
+    }
+}
+
 macro_rules! on_either {
     ($self:ident, $method:ident, $($argument:expr),*) => {
         match $self.get_mut() {
             Self::Tcp(io) => Pin::new(io).$method($($argument),*),
-            Self::Tls(session) => Pin::new(&mut session.stream).$method($($argument),*),
+            Self::Tls(session) => {
+                let polled = Pin::new(&mut session.stream).$method($($argument),*);
+                session.noting(polled)
+            }
         }
     };
 }
 
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(session) => {
                 let read = Pin::new(&mut session.stream).poll_read(cx, buf);
-                if let Poll::Ready(Err(error)) = &read
-                    && let Some(found) = tls::tls_error(error)
-                {
-                    // The first fault is the cause of all later ones.
-                    let _ = session.fault.set(UpstreamFault::of(found));
+                match &read {
+                    Poll::Ready(Ok(())) if buf.filled().len() > before => session.in_doubt = false,
+                    Poll::Ready(Ok(())) => session.closed(),
+                    Poll::Ready(Err(_)) | Poll::Pending => {}
                 }
-                read
+                session.noting(read)
             }
         }
     }
