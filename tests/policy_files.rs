@@ -264,6 +264,52 @@ fn what_this_version_cannot_do_is_refused_not_ignored() {
 }
 
 #[test]
+fn tl_21_a_client_certificate_that_could_not_be_used_is_refused_at_its_place() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str, mode: u32| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        std::fs::set_permissions(dir.path().join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let (own, other) = (made("agent.test"), made("other.test"));
+    write("own.pem", &own.cert.pem(), 0o644);
+    write("own.key", &own.signing_key.serialize_pem(), 0o600);
+    write("other.key", &other.signing_key.serialize_pem(), 0o600);
+    write("open.key", &own.signing_key.serialize_pem(), 0o640);
+    write("empty.key", "", 0o600);
+    let load = |lines: &str, without_secrets: bool| {
+        let text = rule(lines);
+        std::fs::write(dir.path().join("10.toml"), format!("{CLIENT}{text}")).unwrap();
+        Snapshot::load(dir.path(), &LoadOptions { without_secrets, ..LoadOptions::default() })
+    };
+    let tls = |certificate: &str, key: &str| {
+        format!(
+            "{ALLOW}\n[rule.tls]\nclient_certificate = {{ certificate = \"{certificate}\", key = \"{key}\" }}"
+        )
+    };
+    let loaded = load(&tls("own.pem", "own.key"), false).unwrap_or_else(|e| panic!("{e}"));
+    assert!(loaded.rules()[0].tls().client_certificate.is_some());
+    assert!(load(&tls("own.pem", "absent.key"), true).is_ok(), "a machine without secrets has no key either");
+    for (certificate, key, column, words) in [
+        ("own.pem", "other.key", 55, "is not the key of"),
+        ("own.pem", "open.key", 55, "others may read or change it (mode 640)"),
+        ("own.pem", "absent.key", 55, "it cannot be read"),
+        ("own.pem", "empty.key", 55, "no PEM private key"),
+        ("own.key", "own.key", 38, "no PEM certificate"),
+    ] {
+        let report = load(&tls(certificate, key), false).unwrap_err().to_string();
+        let place = format!("10.toml:9:{column}: error");
+        assert!(report.contains(&place) && report.contains(words), "{certificate} {key}: {report}");
+    }
+    refused(&format!("{}\nscheme = \"http\"\n[rule.tls]\nroots = \"a.pem\"", ALLOW), &["scheme = \"http\""]);
+    let observe = tls("own.pem", "own.key").replace("\"allow\"", "\"observe\"");
+    refused(&observe, &["never gets a credential"]);
+    assert!(load(&tls("own.pem", "own.key"), false).is_ok());
+    assert_eq!(outgate::policy::secret_files(dir.path()).unwrap(), [dir.path().join("own.key")]);
+}
+
+#[test]
 fn conditions_that_could_not_mean_what_they_say_are_refused() {
     let path = |text: &str| format!("{ALLOW}\n[[rule.match]]\npath = {{ {text} }}");
     refused(&path("prefix = \"repos\""), &["starts with a slash"]);
@@ -276,6 +322,11 @@ fn conditions_that_could_not_mean_what_they_say_are_refused() {
     refused(&path("exact = \"/a\", prefix = \"/b\""), &["exactly one of"]);
     refused(&format!("{ALLOW}\n[[rule.match]]"), &["without a condition"]);
     refused(&format!("{ALLOW}\n[[rule.match]]\nmethods = [\"get\"]"), &["written in capitals"]);
+    refused(
+        &format!("{ALLOW}\n[[rule.match]]\ngit = \"push\""),
+        &["policy.toml:6:7: error", "\"read\" or \"write\""],
+    );
+    refused(&format!("{ALLOW}\n[[rule.match]]\ngit = \"read\"\nmethods = [\"GET\"]"), &["has no place"]);
     refused(&format!("{ALLOW}\n[[rule.match]]\nmethods = [\"TRACE\"]"), &["never forwarded"]);
     refused(
         &format!("{ALLOW}\n[[rule.match]]\nheaders = [{{ name = \"host\", value = \"a\" }}]"),

@@ -356,38 +356,6 @@ mod methods_and_queries {
     }
 
     #[test]
-    fn pm_24_git_clone_yes_push_no() {
-        let snapshot = load(
-            r#"
-            [[rule]]
-            name = "clone"
-            hosts = ["git.test"]
-            action = "allow"
-            [[rule.match]]
-            methods = ["GET"]
-            path = { glob = "/**/info/refs" }
-            query = [{ name = "service", value = "git-upload-pack" }]
-            [[rule.match]]
-            methods = ["POST"]
-            path = { glob = "/**/git-upload-pack" }
-        "#,
-        );
-        allows(&snapshot, "GET https://git.test/o/r.git/info/refs?service=git-upload-pack");
-        allows(&snapshot, "POST https://git.test/o/r.git/git-upload-pack");
-        denies(
-            &snapshot,
-            "GET https://git.test/o/r.git/info/refs?service=git-receive-pack",
-            Reason::QueryDenied,
-        );
-        denies(
-            &snapshot,
-            "GET https://git.test/o/r.git/info/refs?service=git-upload-pack&service=git-receive-pack",
-            Reason::QueryDenied,
-        );
-        denies(&snapshot, "POST https://git.test/o/r.git/git-receive-pack", Reason::PathDenied);
-    }
-
-    #[test]
     fn a_header_condition_wants_every_line_of_the_field() {
         let text = P3.replace(
             "path = { exact = \"/v1/messages\" }",

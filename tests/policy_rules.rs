@@ -157,6 +157,123 @@ mod rules {
     }
 }
 
+mod git {
+    use super::*;
+
+    const HOST: &str =
+        "[[rule]]\nname = \"git\"\nhosts = [\"git.test\"]\naction = \"allow\"\n[[rule.match]]\n";
+    const PATH: &str = "path = { exact = \"/o/r\" }";
+
+    fn rule(lines: &str) -> String {
+        format!("{HOST}{lines}\n")
+    }
+
+    #[test]
+    fn pm_24_a_clone_passes_and_a_push_does_not() {
+        for path in [PATH, "path = { exact = \"/o/r.git\" }", "path = { glob = \"/*/r.git\" }"] {
+            let snapshot = load(&rule(&format!("git = \"read\"\n{path}")));
+            for repository in ["/o/r", "/o/r.git"] {
+                let url = format!("https://git.test{repository}");
+                allows(&snapshot, &format!("GET {url}/info/refs?service=git-upload-pack"));
+                allows(&snapshot, &format!("POST {url}/git-upload-pack"));
+                let push = format!("GET {url}/info/refs?service=git-receive-pack");
+                denies(&snapshot, &push, Reason::GitDenied);
+                denies(&snapshot, &format!("POST {url}/git-receive-pack"), Reason::GitDenied);
+                denies(&snapshot, &format!("POST {url}/info/lfs/objects/batch"), Reason::GitDenied);
+            }
+            denies(
+                &snapshot,
+                "GET https://git.test/o/x/info/refs?service=git-upload-pack",
+                Reason::PathDenied,
+            );
+            denies(&snapshot, "POST https://git.test/o/r/x/git-upload-pack", Reason::PathDenied);
+            denies(&snapshot, "GET https://git.test/o/r", Reason::PathDenied);
+        }
+    }
+
+    #[test]
+    fn pm_24_no_spelling_of_a_push_passes_for_a_clone() {
+        let snapshot = load(&rule("git = \"read\""));
+        for line in [
+            "GET https://git.test/o/r.git/info/refs?service=git-receive-pack",
+            "GET https://git.test/o/r.git/info/refs?service=git-upload-pack&service=git-receive-pack",
+            "GET https://git.test/o/r.git/info/refs?service=git-receive-pack&service=git-upload-pack",
+            "GET https://git.test/o/r.git/info/refs?x=1&service=git-receive-pack",
+            "GET https://git.test/o/r.git/info/refs?service=git%2dreceive%2Dpack",
+            "GET https://git.test/o/r.git/info/refs?%73ervice=git-receive-pack",
+            "GET https://git.test/o/r.git/info/refs",
+            "GET https://git.test/o/r.git/info/refs?",
+            "POST https://git.test/o/r.git/git-receive-pack",
+            "POST https://git.test/o/r.git/git%2Dreceive-pack",
+            "POST https://git.test/o/r.git/git-upload-pack/../git-receive-pack",
+            "POST https://git.test/o/r.git//git-receive-pack",
+            "POST https://git.test/o/r.git%2fgit-receive-pack",
+            "POST https://git.test/o/r.git%2fgit-receive-pack/git-upload-pack",
+            "POST https://git.test/o/git-receive-pack/git-upload-pack",
+            "POST https://git.test/o/r.git/git-upload-pack?service=git-receive-pack",
+            "PUT https://git.test/o/r.git/info/refs?service=git-upload-pack",
+            "PUT https://git.test/o/r.git/objects/aa/bb",
+        ] {
+            assert!(judge(&snapshot, line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_allow_of_writing_opens_reading_and_lfs_too() {
+        let snapshot = load(&rule(&format!("git = \"write\"\n{PATH}")));
+        for line in [
+            "GET https://git.test/o/r.git/info/refs?service=git-upload-pack",
+            "POST https://git.test/o/r.git/git-upload-pack",
+            "GET https://git.test/o/r.git/info/refs?service=git-receive-pack",
+            "POST https://git.test/o/r.git/git-receive-pack",
+            "POST https://git.test/o/r.git/info/lfs/objects/batch",
+            "PUT https://git.test/o/r.git/info/lfs/objects/0123",
+        ] {
+            allows(&snapshot, line);
+        }
+        denies(&snapshot, "POST https://git.test/o/x.git/git-receive-pack", Reason::PathDenied);
+    }
+
+    #[test]
+    fn pm_24_a_deny_of_writing_leaves_reading_and_closes_every_spelling_of_a_push() {
+        let open = "[[rule]]\nname = \"all\"\nhosts = [\"git.test\"]\naction = \"allow\"\n";
+        let deny = |lines: &str| load(&format!("{open}{}", rule(lines).replace("allow", "deny")));
+        let everywhere = deny("git = \"write\"");
+        let here = deny(&format!("git = \"write\"\n{PATH}"));
+        for line in [
+            "GET https://git.test/o/r.git/info/refs?service=git-receive-pack",
+            "GET https://git.test/o/r.git/info/refs?a=b;service=git-receive-pack",
+            "GET https://git.test/O/R.GIT/info/refs?SERVICE=git%2Dreceive-pack",
+            "POST https://git.test/o/r/git-receive-pack",
+            "POST https://git.test/o/r.git//Git-Receive-Pack;x",
+            "POST https://git.test/o/r.git/git%2Dreceive-pack/",
+            "POST https://git.test/o/r.git%2Fgit-receive-pack",
+            "POST https://git.test/o/r.git/info/lfs/objects/batch",
+        ] {
+            for snapshot in [&everywhere, &here] {
+                denies(snapshot, line, Reason::RuleDenied);
+            }
+        }
+        for line in [
+            "GET https://git.test/o/r.git/info/refs?service=git-upload-pack",
+            "POST https://git.test/o/r.git/git-upload-pack",
+            "GET https://git.test/o/r/blob/main/git-receive-pack.c",
+        ] {
+            allows(&everywhere, line);
+        }
+        allows(&here, "POST https://git.test/o/other.git/git-receive-pack");
+        let closed = deny("git = \"read\"");
+        for line in [
+            "GET https://git.test/o/r.git/info/refs?service=git-upload-pack",
+            "GET https://git.test/o/r.git/info/refs",
+            "POST https://git.test/o/r.git/git-receive-pack",
+        ] {
+            denies(&closed, line, Reason::RuleDenied);
+        }
+        allows(&closed, "GET https://git.test/o/r");
+    }
+}
+
 mod names {
     use super::*;
 

@@ -61,7 +61,8 @@ pub(super) fn run(
     }
     first::hear_signals()?;
     // First of all, while there is one thread and no child: the secrets leave the environment.
-    let environment = Environment::sealed(&config.secret_variables()?)?;
+    let environment =
+        Environment::sealed(&config.secret_variables()?)?.of_user(config.run_as.map(|user| user.uid));
     logs::init(log, log_json)?;
     let doors = daemon::handed(&config)?;
     let prepared = daemon::prepare(Start { config, environment, executable: executable()?, doors })?;

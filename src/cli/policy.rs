@@ -18,7 +18,7 @@ pub(super) fn check(file: &Path, without_secrets: bool, as_json: bool) -> anyhow
     let config = Config::load(file, None);
     let (problems, summary) = match &config {
         Err(problems) => (problems.0.clone(), None),
-        Ok(config) => match load(&config.policies, without_secrets) {
+        Ok(config) => match load(&config.policies, without_secrets, config.run_as.map(|user| user.uid)) {
             Err(problems) => (problems.0, None),
             Ok(snapshot) => {
                 let mut found = snapshot.warnings().to_vec();
@@ -97,16 +97,17 @@ fn failed_cases(snapshot: &Arc<Snapshot>, folder: &Path) -> anyhow::Result<Vec<P
         .collect())
 }
 
-fn load(folder: &Path, without_secrets: bool) -> Result<Arc<Snapshot>, Problems> {
+/// `user`: whose files the daemon takes for its own, beside root's.
+fn load(folder: &Path, without_secrets: bool, user: Option<u32>) -> Result<Arc<Snapshot>, Problems> {
     let names = crate::policy::environment_names(folder)?;
-    let environment = Environment::read(&names);
+    let environment = Environment::read(&names).of_user(user);
     let options = LoadOptions { environment: Some(&environment), without_secrets, ..LoadOptions::default() };
     Snapshot::load(folder, &options).map(Arc::new)
 }
 
 /// Runs the case files of a policy folder.
 pub(super) fn test(folder: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
-    let snapshot = load(folder, true)?;
+    let snapshot = load(folder, true, None)?;
     let report = snapshot.run_cases(folder)?;
     let good = report.failures.is_empty();
     if as_json {
@@ -141,7 +142,7 @@ pub(super) fn explain(
     url: &str,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let snapshot = load(folder, true)?;
+    let snapshot = load(folder, true, None)?;
     let request = read_request_line(&format!("{method} {url}"), fields(headers)?)?;
     let client = match client {
         Some(name) => snapshot

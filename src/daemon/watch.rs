@@ -65,5 +65,6 @@ fn read(inotify: &Inotify, tell: &Sender<()>, concerns: impl Fn(&InotifyEvent) -
 /// Editors leave other files behind.
 fn is_ours(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    !name.starts_with('.') && (name.ends_with(".toml") || name.ends_with(".rhai"))
+    let ends = [".toml", ".rhai", ".pem", ".crt", ".key"];
+    !name.starts_with('.') && ends.iter().any(|end| name.ends_with(end))
 }

@@ -83,7 +83,7 @@ fn policy(config: &Config, running: Option<&Running>, checks: &mut Vec<Check>) -
 /// (its environment, the credentials of its unit).
 fn secrets(config: &Config, in_use: bool) -> Check {
     let names = environment_names(&config.policies).unwrap_or_default();
-    let environment = Environment::read(&names);
+    let environment = Environment::read(&names).of_user(config.run_as.map(|user| user.uid));
     let options = LoadOptions { environment: Some(&environment), ..LoadOptions::default() };
     match Snapshot::load(&config.policies, &options) {
         Ok(_) => Check::good("secrets", "every secret of the policy can be read"),

@@ -87,7 +87,7 @@ async fn connect(
     }
     let Client { reader, mut writer, .. } = connection;
     let mut head = BytesMut::new();
-    encode_response(&mut head, StatusCode::OK, &HeaderMap::new(), Framing::UntilClose, None, false);
+    encode_response(&mut head, StatusCode::OK, None, &HeaderMap::new(), Framing::UntilClose, None, false);
     if write_head(&mut writer, head, gate.settings.write_stall).await.is_err() {
         return;
     }
@@ -131,12 +131,12 @@ async fn deny(
     let mut facts = Facts::connection(format!("{host}:{port}"), "http/1.1");
     facts.method = "CONNECT".to_owned();
     pipeline::refuse(flow, &snapshot, &facts, &refusal).await;
-    let page = pipeline::Page::of(&refusal, StatusCode::FORBIDDEN, &facts);
+    let page = pipeline::Page::forbidden(refusal.clone(), &facts);
     let reply = async move |_, body: Body| {
         let mut reply = page.reply(!body.is_end_stream());
         reply.close = true;
         reply
     };
-    let nothing = Err(h1::unread(refusal.clone(), StatusCode::FORBIDDEN, &UNBOUND));
+    let nothing = Err(h1::unread(refusal, StatusCode::FORBIDDEN, &UNBOUND));
     h1::turn(gate, connection, Shape::closing(), nothing, reply).await;
 }

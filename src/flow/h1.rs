@@ -13,6 +13,7 @@ use crate::codec::{Body, Pace, Recorded};
 use crate::dns::Leases;
 use crate::pipeline::{self, Asked, Flow, Outcome, Rejected, Reply, Switched};
 use crate::policy::{Reason, Refusal};
+use crate::tls::Records;
 use bytes::BytesMut;
 use http::{StatusCode, Version};
 use http_body::Body as _;
@@ -80,7 +81,11 @@ pub(super) async fn serve_plain(gate: &Arc<Gate>, plain: Plain) {
     serve(gate, Recorded::new(ahead, stream), &service, false).await;
 }
 
-pub(super) async fn serve_tls(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, service: Arc<Service>) {
+pub(super) async fn serve_tls(
+    gate: &Arc<Gate>,
+    stream: TlsStream<Records<TcpStream>>,
+    service: Arc<Service>,
+) {
     serve(gate, stream, &service, true).await;
 }
 
@@ -254,7 +259,8 @@ where
     // An answer to HEAD that states no length must not be given one.
     let told = if head_only && stated_length.is_none() { Framing::UntilClose } else { framing };
     let mut head = BytesMut::new();
-    encode_response(&mut head, parts.status, &parts.headers, told, stated_length, close);
+    let phrase = parts.extensions.get();
+    encode_response(&mut head, parts.status, phrase, &parts.headers, told, stated_length, close);
     if keep_alive_10 {
         head.truncate(head.len() - 2);
         head.extend_from_slice(b"connection: keep-alive\r\n\r\n");
@@ -364,7 +370,7 @@ async fn switch<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         return None;
     };
     let mut head = BytesMut::new();
-    encode_response(&mut head, parts.status, &parts.headers, Framing::None, None, false);
+    encode_response(&mut head, parts.status, None, &parts.headers, Framing::None, None, false);
     if writer.write_all(&head).await.is_err() || writer.flush().await.is_err() {
         return None;
     }

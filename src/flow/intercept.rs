@@ -5,7 +5,7 @@ use super::h1::Service;
 use super::{Gate, h1, h2, refuse};
 use crate::audit::{Event, Text};
 use crate::policy::{Reason, Refusal};
-use crate::tls::terminate;
+use crate::tls::{Records, terminate};
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ pub(super) async fn serve(gate: &Arc<Gate>, intercepted: Intercepted) {
 async fn handshake(
     gate: &Arc<Gate>,
     intercepted: Intercepted,
-) -> Option<(TlsStream<TcpStream>, Arc<Service>)> {
+) -> Option<(TlsStream<Records<TcpStream>>, Arc<Service>)> {
     let Intercepted { stream, opening, flow, ticket, connection, mint, page } = intercepted;
     let may_mint = || gate.mints.allow(gate.registry.client_number(&flow.client_name), Instant::now());
     if !gate.minter.holds(mint.host()) && !may_mint() {

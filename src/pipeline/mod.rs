@@ -17,7 +17,8 @@ pub use ending::{Ending, Outcome};
 pub use hooks::on_tunnel;
 pub(crate) use judge::not_ourselves;
 pub use messages::{Inspector, Stopped};
-pub use page::{Page, status_of};
+use page::status_of;
+pub use page::{Form, Page};
 pub use record::{Facts, decide, refuse};
 pub use settings::Settings;
 pub use standing::Standing;
@@ -141,6 +142,8 @@ pub struct Switched {
 pub(crate) struct Stop {
     pub(crate) refusal: Refusal,
     pub(crate) status: StatusCode,
+    /// What the client is told instead of the reason's own sentence: of the network's public side only.
+    pub(crate) told: Option<String>,
 }
 
 impl Stop {
@@ -158,7 +161,7 @@ impl From<Box<Refused>> for Stop {
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         let status = status_of(refusal.reason);
-        Self { refusal, status }
+        Self { refusal, status, told: None }
     }
 }
 
@@ -174,7 +177,7 @@ pub async fn exchange(flow: &Flow, asked: Box<Asked>, body: Body) -> Reply {
     };
     let ending = match record::allow(flow, &snapshot, &facts, &prepared).await {
         Ok(ending) => ending,
-        Err(stop) => return Page::of(&stop.refusal, stop.status, &facts).reply(!body.is_end_stream()),
+        Err(stop) => return Page::of(&stop, &facts).reply(!body.is_end_stream()),
     };
     let upload = scan::outbound(flow, &prepared, body, &ending);
     let upload = match upload {
@@ -210,21 +213,21 @@ pub fn refusal_page(refusal: &Refusal, claimed: &Result<Box<Asked>, Box<Rejected
         Ok(asked) => Facts::of(asked),
         Err(rejected) => Facts::rejected(rejected),
     };
-    Page::of(refusal, status_of(refusal.reason), &facts).reply(unread)
+    Page::of(&refusal.clone().into(), &facts).reply(unread)
 }
 
 /// Answers a request that has no place in the path: malformed, or contradicting its connection.
 pub async fn reject(flow: &Flow, rejected: Rejected, unread: bool) -> Reply {
     let snapshot = flow.shared.snapshot.load_full();
     let facts = Facts::rejected(&rejected);
-    let stop = Stop { refusal: rejected.refusal, status: rejected.status };
+    let stop = Stop { status: rejected.status, ..Stop::from(rejected.refusal) };
     let mut reply = Box::pin(refused(flow, &snapshot, facts, stop, unread)).await;
     reply.close = true;
     reply
 }
 
 async fn refused(flow: &Flow, snapshot: &Arc<Snapshot>, mut facts: Facts, stop: Stop, unread: bool) -> Reply {
-    let page = Page::of(&stop.refusal, stop.status, &facts);
+    let page = Page::of(&stop, &facts);
     let mut refusal = stop.refusal;
     if scan::target(snapshot, &mut facts) {
         refusal.detail = "its target is not told, because of what was found in it".to_owned();
@@ -257,7 +260,7 @@ fn failure(error: &UpstreamError) -> Stop {
         UpstreamError::Dns(_)
         | UpstreamError::Connect(_)
         | UpstreamError::Proxy(_)
-        | UpstreamError::Certificate(_)
+        | UpstreamError::Handshake(_)
         | UpstreamError::Tls(_)
         | UpstreamError::NoCommonProtocol
         | UpstreamError::Protocol(_)
@@ -265,7 +268,7 @@ fn failure(error: &UpstreamError) -> Stop {
         | UpstreamError::Stale
         | UpstreamError::Io(_) => StatusCode::BAD_GATEWAY,
     };
-    Stop { refusal: Refusal::new(reason, error.to_string()), status }
+    Stop { refusal: Refusal::new(reason, error.to_string()), status, told: error.told() }
 }
 
 /// The answer to an exchange that was let through and came to nothing.
@@ -274,7 +277,7 @@ fn fail(ending: &Arc<Ending>, facts: &Facts, stop: Stop, error: Option<&Upstream
         if error.is_some() && !stop.status.is_client_error() { Outcome::Failed } else { Outcome::Blocked };
     ending.finish(outcome, Some(stop.refusal.reason), Some(stop.refusal.detail.clone()));
     ending.status(stop.status);
-    let mut reply = Page::of(&stop.refusal, stop.status, facts).reply(false);
+    let mut reply = Page::of(&stop, facts).reply(false);
     // After an answer that was no HTTP the client's connection ends too: nothing more is believed of this exchange.
     reply.close |= matches!(error, Some(UpstreamError::Protocol(_)));
     let body = std::mem::take(reply.response.body_mut());

@@ -1,7 +1,7 @@
 //! The decision record of an exchange: what was asked, what was decided. Written before anything goes upstream.
 
 use super::judge::Prepared;
-use super::{Asked, Ending, Flow, Rejected, Stop};
+use super::{Asked, Ending, Flow, Form, Rejected, Stop};
 use crate::audit::{Decision, Finding, FlowId, Text};
 use crate::base::Scheme;
 use crate::policy::{Reason, Refusal, Snapshot};
@@ -16,6 +16,8 @@ pub struct Facts {
     pub target: String,
     pub proto: Option<&'static str>,
     pub dst_mismatch: bool,
+    /// How its client wants to be told no.
+    pub form: Form,
     pub findings: Vec<(String, &'static str, String)>,
 }
 
@@ -32,6 +34,7 @@ impl Facts {
             target: asked.target.clone(),
             proto: Some(asked.proto.as_str()),
             dst_mismatch: asked.dst_mismatch,
+            form: Form::of(&asked.headers),
             findings: Vec::new(),
         }
     }
@@ -44,6 +47,7 @@ impl Facts {
             target: rejected.target.clone(),
             proto: Some(rejected.proto.as_str()),
             dst_mismatch: false,
+            form: Form::Text,
             findings: Vec::new(),
         }
     }

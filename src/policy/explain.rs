@@ -156,6 +156,7 @@ fn why(rule: &Rule, failed: Option<Stage>, finding: &Finding) -> String {
         Some(Stage::Method) => "the method is not among its methods".into(),
         Some(Stage::Query) => "the query does not match in every reading".into(),
         Some(Stage::Header) => "a header field does not match".into(),
+        Some(Stage::Git) => "it lets git read this repository, and this would write to it".into(),
         Some(Stage::WebSocket) => "it has no websocket = true".into(),
         Some(Stage::Doh) => "it has no doh = true, and this is a DNS question".into(),
     }

@@ -14,6 +14,7 @@ use super::verdict::{
 use super::{CanonicalRequest, Reason};
 use crate::base::{AddressClass, Host, HostName, Scheme};
 use ipnet::IpNet;
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 /// DNS types that have addresses (RFC 1035, RFC 3596).
@@ -26,8 +27,8 @@ struct Tally {
     deny: Option<RuleNumber>,
     allow: Option<RuleNumber>,
     observe: Option<RuleNumber>,
-    /// How far the best rule that would have let it through got.
-    furthest: Option<Stage>,
+    /// How far the best rule that would have let it through got; the first such rule.
+    furthest: Option<(Stage, Reverse<RuleNumber>)>,
 }
 
 impl Tally {
@@ -47,12 +48,12 @@ impl Tally {
             (Action::Allow | Action::Tunnel, Ok(())) => self.allow = Some(number),
             (Action::Observe, Ok(())) => self.observe = Some(number),
             (Action::Deny, Err(_)) => {}
-            (_, Err(stage)) => self.furthest = self.furthest.max(Some(stage)),
+            (_, Err(stage)) => self.furthest = self.furthest.max(Some((stage, Reverse(number)))),
         }
     }
 
     fn reason(&self) -> Reason {
-        match self.furthest {
+        match self.furthest.map(|(stage, _)| stage) {
             None | Some(Stage::Client) => Reason::NoRule,
             Some(Stage::Scheme) => Reason::SchemeDenied,
             Some(Stage::Port) => Reason::PortDenied,
@@ -60,6 +61,7 @@ impl Tally {
             Some(Stage::Method) => Reason::MethodDenied,
             Some(Stage::Query) => Reason::QueryDenied,
             Some(Stage::Header) => Reason::HeaderDenied,
+            Some(Stage::Git) => Reason::GitDenied,
             Some(Stage::WebSocket) => Reason::WebSocketDenied,
             Some(Stage::Doh) => Reason::DohDenied,
         }
@@ -234,7 +236,10 @@ impl Snapshot {
         }
         let Some(rule) = arc(tally.allow.or(tally.observe)) else {
             let blocked = class == AddressClass::Grantable && tally.furthest.is_none();
-            return Err(refuse(if blocked { Reason::AddrBlocked } else { tally.reason() }));
+            let reason = if blocked { Reason::AddrBlocked } else { tally.reason() };
+            let closest =
+                arc(tally.furthest.map(|(_, Reverse(number))| number)).map(|rule| rule.name.clone());
+            return Err(Refusal { closest, ..refuse(reason) });
         };
         let granted = |ip| rule.private.iter().any(|grant| grant.covers(ip, port));
         if class == AddressClass::Grantable && !host.ip().is_some_and(granted) {

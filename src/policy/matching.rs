@@ -3,6 +3,7 @@
 //! An allow must hold in every reading of path and query; a deny needs one reading, and looks at letters without case.
 
 use super::CanonicalRequest;
+use super::git::{self, Access, Asked};
 use super::path::Readings;
 use super::query::Query;
 use http::{HeaderName, Method};
@@ -22,6 +23,7 @@ pub enum Stage {
     Method,
     Query,
     Header,
+    Git,
     WebSocket,
     Doh,
 }
@@ -41,6 +43,28 @@ impl<'a> Judged<'a> {
     fn query(&self) -> &Query {
         self.query.get_or_init(|| Query::read(self.request.query().unwrap_or_default()))
     }
+
+    /// Asks `test` of the path: an allow of every reading, a deny until one holds. Without `encoded_slash` an obscure
+    /// path is never what an allow wants and always what a deny does.
+    fn in_readings(
+        &self,
+        side: Side,
+        encoded_slash: bool,
+        mut test: impl FnMut(&[u8]) -> Result<(), Stage>,
+    ) -> Result<(), Stage> {
+        let target = self.request.target();
+        if let Some(plain) = target.plain_path() {
+            return test(plain);
+        }
+        let readings = self.readings.get_or_init(|| target.readings());
+        let fails = Err(Stage::Path);
+        match side {
+            Side::Allow if readings.obscure && !encoded_slash => fails,
+            Side::Deny if readings.obscure && !encoded_slash => Ok(()),
+            Side::Allow => readings.iter().try_for_each(test),
+            Side::Deny => readings.iter().fold(fails, |found, path| found.or_else(|_| test(path))),
+        }
+    }
 }
 
 /// Whom a condition serves.
@@ -52,6 +76,9 @@ pub(super) enum Side {
 
 #[derive(Debug, Default)]
 pub(super) struct Match {
+    /// A request of git's protocol that needs no more than this (a deny: no less). It says method and query itself, and
+    /// `path` then names the repository.
+    pub(super) git: Option<Access>,
     /// Empty: any method; for an allow, any standard one.
     pub(super) methods: Vec<Method>,
     pub(super) path: Option<PathMatch>,
@@ -85,10 +112,21 @@ pub(super) enum PathMatch {
 impl Match {
     /// `Err` is the stage that failed.
     pub(super) fn test(&self, judged: &Judged<'_>, side: Side, encoded_slash: bool) -> Result<(), Stage> {
-        if let Some(path) = &self.path
-            && !path.holds(judged, side, encoded_slash)
-        {
-            return Err(Stage::Path);
+        match self.git {
+            Some(access) => self.git_holds(access, judged, side, encoded_slash)?,
+            None => self.place_holds(judged, side, encoded_slash)?,
+        }
+        if !self.headers.iter().all(|condition| condition.headers_hold(judged.request, side)) {
+            return Err(Stage::Header);
+        }
+        Ok(())
+    }
+
+    /// Path, method and query.
+    fn place_holds(&self, judged: &Judged<'_>, side: Side, encoded_slash: bool) -> Result<(), Stage> {
+        if let Some(path) = &self.path {
+            let one = |reading: &[u8]| if path.one(reading, side) { Ok(()) } else { Err(Stage::Path) };
+            judged.in_readings(side, encoded_slash, one)?;
         }
         if !self.method_holds(judged.request.method(), side) {
             return Err(Stage::Method);
@@ -96,10 +134,29 @@ impl Match {
         if !self.query.iter().all(|condition| condition.query_holds(judged.query(), side)) {
             return Err(Stage::Query);
         }
-        if !self.headers.iter().all(|condition| condition.headers_hold(judged.request, side)) {
-            return Err(Stage::Header);
-        }
         Ok(())
+    }
+
+    fn git_holds(
+        &self,
+        access: Access,
+        judged: &Judged<'_>,
+        side: Side,
+        encoded_slash: bool,
+    ) -> Result<(), Stage> {
+        let (method, query) = (judged.request.method(), judged.request.query());
+        let named = |repository: &[u8]| self.path.as_ref().is_none_or(|path| path.one(repository, side));
+        judged.in_readings(side, encoded_slash, |reading| match side {
+            Side::Allow => {
+                let asked = Asked::of(reading).filter(|asked| named(asked.repository)).ok_or(Stage::Path)?;
+                if asked.needs(method, query)? <= access { Ok(()) } else { Err(Stage::Git) }
+            }
+            Side::Deny => {
+                let reading = fold(reading);
+                let meant = git::perhaps(&reading, method, judged.query()) >= Some(access);
+                if meant && git::any_repository(&reading, named) { Ok(()) } else { Err(Stage::Path) }
+            }
+        })
     }
 
     fn method_holds(&self, method: &Method, side: Side) -> bool {
@@ -125,21 +182,6 @@ pub(super) fn is_standard(method: &Method) -> bool {
 }
 
 impl PathMatch {
-    fn holds(&self, judged: &Judged<'_>, side: Side, encoded_slash: bool) -> bool {
-        let target = judged.request.target();
-        if let Some(plain) = target.plain_path() {
-            return self.one(plain, side);
-        }
-        let readings = judged.readings.get_or_init(|| target.readings());
-        if readings.obscure && !encoded_slash {
-            return side == Side::Deny;
-        }
-        match side {
-            Side::Allow => readings.iter().all(|path| self.one(path, side)),
-            Side::Deny => readings.iter().any(|path| self.one(path, side)),
-        }
-    }
-
     fn one(&self, path: &[u8], side: Side) -> bool {
         let path = match side {
             Side::Allow => Cow::Borrowed(path),

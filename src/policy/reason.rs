@@ -36,6 +36,8 @@ pub enum Reason {
     ClientGone,
     Connect,
     WebSocketDenied,
+    /// A rule lets git read the repository, and this would write to it.
+    GitDenied,
     /// DNS inside HTTPS, which would ask for names that nobody judged.
     DohDenied,
     ScriptDenied,
@@ -94,6 +96,7 @@ impl Reason {
             Self::ClientGone => "client_gone",
             Self::Connect => "connect",
             Self::WebSocketDenied => "websocket_denied",
+            Self::GitDenied => "git_denied",
             Self::DohDenied => "doh_denied",
             Self::ScriptDenied => "script_denied",
             Self::ScriptError => "script_error",

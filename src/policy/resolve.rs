@@ -9,14 +9,25 @@ use super::rule::{Action, ClientCertificate, Rule};
 use crate::dlp;
 use crate::script::Engine;
 use crate::secrets;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, RootCertStore};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Gives the bytes of a file that a policy names, or says why it cannot.
-pub(super) type Fetch<'a> = dyn FnMut(&Path) -> Result<Vec<u8>, String> + 'a;
+pub(super) type Fetch<'a> = dyn FnMut(&Path, Holds) -> Result<Vec<u8>, String> + 'a;
+
+/// What a file is to be guarded as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    Text,
+    /// A private key: read only where nobody else could have.
+    Key,
+}
 
 /// A policy whose every word is understood.
 #[derive(Debug, Default)]
@@ -59,12 +70,10 @@ pub(super) fn resolve(
             never_asked(&rule, &file.place, problems);
         }
         if let Some(file) = &draft_rule.tls.roots {
-            rule.tls.roots = certificates(file, fetch, problems);
+            rule.tls.roots = roots(file, fetch, problems);
         }
         if let Some((chain, key)) = &draft_rule.tls.client_certificate {
-            let chain = certificates(chain, fetch, problems);
-            rule.tls.client_certificate =
-                private_key(key, fetch, problems).map(|key| ClientCertificate { chain, key });
+            rule.tls.client_certificate = client_certificate(chain, key, fetch, problems);
         }
         rules.push(Arc::new(rule));
     }
@@ -125,8 +134,13 @@ fn check_secrets(draft: &RuleDraft, secrets: &[(secrets::Spec, Place)], problems
     }
 }
 
-fn fetched(file: &At<PathBuf>, fetch: &mut Fetch<'_>, problems: &mut Problems) -> Option<Vec<u8>> {
-    match fetch(&file.value) {
+fn fetched(
+    file: &At<PathBuf>,
+    holds: Holds,
+    fetch: &mut Fetch<'_>,
+    problems: &mut Problems,
+) -> Option<Vec<u8>> {
+    match fetch(&file.value, holds) {
         Ok(bytes) => Some(bytes),
         Err(why) => {
             problems.push(file.place.problem(format!("{}: {why}", file.value.display())));
@@ -148,7 +162,7 @@ fn script(
     if let Some(known) = scripts.get(&file.value) {
         return known.clone();
     }
-    let compiled = fetched(file, fetch, problems).and_then(|bytes| {
+    let compiled = fetched(file, Holds::Text, fetch, problems).and_then(|bytes| {
         let Ok(text) = String::from_utf8(bytes) else {
             problems.push(Problem::with_file(&file.value, "the script is not UTF-8"));
             return None;
@@ -179,7 +193,7 @@ fn certificates(
     fetch: &mut Fetch<'_>,
     problems: &mut Problems,
 ) -> Vec<CertificateDer<'static>> {
-    let Some(bytes) = fetched(file, fetch, problems) else { return Vec::new() };
+    let Some(bytes) = fetched(file, Holds::Text, fetch, problems) else { return Vec::new() };
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match certificates {
         Ok(certificates) if !certificates.is_empty() => certificates,
@@ -191,17 +205,57 @@ fn certificates(
     }
 }
 
-fn private_key(
-    file: &At<PathBuf>,
+/// Certificates to trust: each has to be one that can be, since a root that is left out would show as odd failures.
+fn roots(file: &At<PathBuf>, fetch: &mut Fetch<'_>, problems: &mut Problems) -> Vec<CertificateDer<'static>> {
+    let found = certificates(file, fetch, problems);
+    let mut store = RootCertStore::empty();
+    if let Some(error) = found.iter().find_map(|root| store.add(root.clone()).err()) {
+        let message = format!("{} holds a certificate that cannot be trusted: {error}", file.value.display());
+        problems.push(file.place.problem(message));
+    }
+    found
+}
+
+/// Who we are to an origin. That key and certificate belong together shows here and not at the first handshake.
+fn client_certificate(
+    chain: &At<PathBuf>,
+    key: &At<PathBuf>,
     fetch: &mut Fetch<'_>,
     problems: &mut Problems,
-) -> Option<PrivateKeyDer<'static>> {
-    let bytes = zeroize::Zeroizing::new(fetched(file, fetch, problems)?);
-    let key = PrivateKeyDer::from_pem_slice(&bytes).ok();
-    if key.is_none() {
-        problems.push(file.place.problem(format!("{} holds no PEM private key", file.value.display())));
+) -> Option<ClientCertificate> {
+    let (file, place) = (key.value.display(), &key.place);
+    let certificates = certificates(chain, fetch, problems);
+    let bytes = zeroize::Zeroizing::new(fetched(key, Holds::Key, fetch, problems)?);
+    let Ok(private) = PrivateKeyDer::from_pem_slice(&bytes) else {
+        problems.push(place.problem(format!("{file} holds no PEM private key without a passphrase")));
+        return None;
+    };
+    if certificates.is_empty() {
+        return None;
     }
-    key
+    let signing = match any_supported_type(&private) {
+        Ok(signing) => signing,
+        Err(error) => {
+            problems.push(place.problem(format!("the key in {file} cannot be used: {error}")));
+            return None;
+        }
+    };
+    // Not knowing is no mismatch: some keys do not give their public half.
+    match CertifiedKey::new(certificates.clone(), signing).keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
+            Some(ClientCertificate { chain: certificates, key: private })
+        }
+        Err(error) => {
+            let problem =
+                place.problem(format!("{file} is not the key of {}: {error}", chain.value.display()));
+            problems.push(
+                problem.help(
+                    "the certificate file begins with the client's own certificate, its issuers follow",
+                ),
+            );
+            None
+        }
+    }
 }
 
 /// A deny with conditions on a host that a tunnel opens could never be judged: the tunnel is not read.

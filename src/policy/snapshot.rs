@@ -5,7 +5,7 @@ use super::client::{ClientId, Clients, SoleClient};
 use super::file::{self, Draft};
 use super::index::Index;
 use super::problem::{Place, Problem, Problems, SourceFile};
-use super::resolve::{self, Resolved};
+use super::resolve::{self, Holds, Resolved};
 use super::rule::{Action, Rule};
 use crate::base::{Ingress, Scheme};
 use crate::dlp::{self, Detectors};
@@ -63,12 +63,14 @@ impl Snapshot {
                     .help("write one; a policy without rules denies everything, a missing one is a mistake"),
             ));
         }
-        Self::compile(&sources, options, &mut read_named)
+        let empty = Environment::default();
+        let environment = options.environment.unwrap_or(&empty);
+        Self::compile(&sources, options, &mut |path, holds| read_named(path, holds, environment))
     }
 
     /// The same from texts in memory, for tests, benches and fuzzers: what rules name on disk is not found.
     pub fn parse(sources: &[SourceFile], options: &LoadOptions<'_>) -> Result<Self, Problems> {
-        Self::compile(sources, options, &mut |_| Err("not among the texts given".into()))
+        Self::compile(sources, options, &mut |_, _| Err("not among the texts given".into()))
     }
 
     fn compile(
@@ -84,8 +86,11 @@ impl Snapshot {
             file::read(source, &mut draft, &mut problems);
         }
         let engine = script::Engine::new(options.scripts);
-        let mut fetch_hashed = |path: &Path| {
-            let bytes = fetch(path)?;
+        if options.without_secrets {
+            draft.rules.iter_mut().for_each(|rule| rule.tls.client_certificate = None);
+        }
+        let mut fetch_hashed = |path: &Path, holds: Holds| {
+            let bytes = fetch(path, holds)?;
             hashed(&mut hash, path, &bytes);
             Ok(bytes)
         };
@@ -202,23 +207,26 @@ impl Snapshot {
 /// The environment variables that the policies of a folder name: the daemon takes them out of its environment before
 /// it loads the rest.
 pub fn environment_names(dir: &Path) -> Result<Vec<String>, Problems> {
-    let names = secret_sources(dir)?.into_iter().filter_map(|source| match source {
+    let names = draft(dir)?.secrets.into_iter().filter_map(|(spec, _)| match spec.source {
         secrets::Source::Env(name) => Some(name),
         _ => None,
     });
     Ok(names.collect())
 }
 
-/// The files that the policies of a folder take secrets from: nobody who is judged by them may read those.
+/// The files that the policies of a folder take secrets from, and the keys of their client certificates: nobody who is
+/// judged by them may read those.
 pub fn secret_files(dir: &Path) -> Result<Vec<PathBuf>, Problems> {
-    let files = secret_sources(dir)?.into_iter().filter_map(|source| match source {
+    let draft = draft(dir)?;
+    let files = draft.secrets.into_iter().filter_map(|(spec, _)| match spec.source {
         secrets::Source::File(path) => Some(path),
         _ => None,
     });
-    Ok(files.collect())
+    let keys = draft.rules.into_iter().filter_map(|rule| Some(rule.tls.client_certificate?.1.value));
+    Ok(files.chain(keys).collect())
 }
 
-fn secret_sources(dir: &Path) -> Result<Vec<secrets::Source>, Problems> {
+fn draft(dir: &Path) -> Result<Draft, Problems> {
     let sources = read_folder(dir, |name| name.ends_with(".toml") && !name.ends_with(".cases.toml"))?;
     let mut draft = Draft::default();
     let mut problems = Problems::default();
@@ -226,7 +234,7 @@ fn secret_sources(dir: &Path) -> Result<Vec<secrets::Source>, Problems> {
         file::read(source, &mut draft, &mut problems);
     }
     problems.into_result()?;
-    Ok(draft.secrets.into_iter().map(|(spec, _)| spec.source).collect())
+    Ok(draft)
 }
 
 /// The files of a folder whose names fit, in the order of their names.
@@ -261,7 +269,11 @@ fn utf8(bytes: Vec<u8>) -> std::io::Result<String> {
     String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8"))
 }
 
-fn read_named(path: &Path) -> Result<Vec<u8>, String> {
+fn read_named(path: &Path, holds: Holds, environment: &Environment) -> Result<Vec<u8>, String> {
+    if holds == Holds::Key {
+        let read = secrets::read_private(path, environment).map(|mut bytes| std::mem::take(&mut *bytes));
+        return read.map_err(|cause| format!("{cause}; {}", cause.help()));
+    }
     read_bounded(path, MAX_NAMED_BYTES).map_err(|error| error.to_string())
 }
 

@@ -171,6 +171,8 @@ impl PrivateGrant {
 pub struct Refusal {
     pub reason: Reason,
     pub rule: Option<Arc<str>>,
+    /// Where no rule let it through: the one that came closest.
+    pub closest: Option<Arc<str>>,
     /// For the record; may name what was asked for. Never shown to the client.
     pub detail: String,
     pub(super) mint: Option<MintRight>,
@@ -178,7 +180,7 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, rule: None, detail: detail.into(), mint: None }
+        Self { reason, rule: None, closest: None, detail: detail.into(), mint: None }
     }
 
     /// The right to mint a leaf for this refusal's own page, where the refused name is a valid one.

@@ -31,6 +31,8 @@ const LARGEST: u64 = 16 * 1024 * 1024;
 pub struct Environment {
     values: BTreeMap<String, SecretBytes>,
     credentials: Option<PathBuf>,
+    /// The user that the daemon becomes.
+    owner: Option<u32>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +49,17 @@ impl Environment {
         values: impl IntoIterator<Item = (String, SecretBytes)>,
         credentials: Option<PathBuf>,
     ) -> Self {
-        Self { values: values.into_iter().collect(), credentials }
+        Self { values: values.into_iter().collect(), credentials, owner: None }
+    }
+
+    /// Files of this user are ours as well: root reads them at the start, the user that it becomes at each reload.
+    #[must_use]
+    pub fn of_user(self, owner: Option<u32>) -> Self {
+        Self { owner, ..self }
+    }
+
+    pub(super) fn owner(&self) -> Option<u32> {
+        self.owner
     }
 
     /// The named variables as they are, left in place: for commands that end at once (`check`, `test`).

@@ -17,7 +17,7 @@ mod template;
 pub use environment::{Environment, SealError};
 pub use placeholder::{Placeholders, swap_header};
 pub use redact::{Redaction, Redactor};
-pub use source::{Cause, LoadError, Source};
+pub use source::{Cause, LoadError, Source, read_private};
 pub use template::{Missing, Template, TemplateError};
 
 use crate::base::SecretBytes;

@@ -85,7 +85,7 @@ pub enum Cause {
     NoCredentials,
     #[error("the name of a credential is a plain file name")]
     CredentialName,
-    #[error("it cannot be read")]
+    #[error("it cannot be read ({0})")]
     Read(#[source] io::Error),
     #[error("it is a symbolic link")]
     Symlink,
@@ -114,7 +114,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    fn help(&self) -> &'static str {
+    pub fn help(&self) -> &'static str {
         match self {
             Self::SecondOfName => "give each [[secret]] a name of its own",
             Self::Placeholder => "choose a longer one, such as \"placeholder_github_agent\"",
@@ -147,7 +147,7 @@ pub(super) fn read(source: &Source, environment: &Environment) -> Result<SecretB
             accept(value.expose())?;
             Ok(value.clone())
         }
-        Source::File(path) => one_line(read_file(path, 0o077)?),
+        Source::File(path) => one_line(read_file(path, 0o077, environment)?),
         Source::Credential(name) => {
             let directory = environment.credentials().ok_or(Cause::NoCredentials)?;
             let mut parts = Path::new(name).components();
@@ -157,7 +157,7 @@ pub(super) fn read(source: &Source, environment: &Environment) -> Result<SecretB
                 return Err(Cause::CredentialName);
             }
             // systemd grants the service's user by an ACL, whose mask shows as the group's bits: 0440 is its normal mode.
-            one_line(read_file(&directory.join(name), 0o037)?)
+            one_line(read_file(&directory.join(name), 0o037, environment)?)
         }
         Source::Command(argv) => one_line(run(argv)?),
     }
@@ -186,8 +186,18 @@ fn accept(value: &[u8]) -> Result<(), Cause> {
     }
 }
 
+/// The bytes of a file that holds a secret as a whole, such as a private key in PEM.
+pub fn read_private(path: &Path, environment: &Environment) -> Result<Zeroizing<Vec<u8>>, Cause> {
+    let bytes = read_file(path, 0o077, environment)?;
+    if bytes.len() > LONGEST { Err(Cause::Long) } else { Ok(bytes) }
+}
+
 /// Reads a file after checking, on the open file, that nobody else could have read or written it.
-fn read_file(path: &Path, forbidden_mode: u32) -> Result<Zeroizing<Vec<u8>>, Cause> {
+fn read_file(
+    path: &Path,
+    forbidden_mode: u32,
+    environment: &Environment,
+) -> Result<Zeroizing<Vec<u8>>, Cause> {
     // O_NONBLOCK: opening a FIFO must not wait for a writer.
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
@@ -199,7 +209,8 @@ fn read_file(path: &Path, forbidden_mode: u32) -> Result<Zeroizing<Vec<u8>>, Cau
     if !meta.is_file() {
         return Err(Cause::NotAFile);
     }
-    if meta.uid() != geteuid().as_raw() && meta.uid() != 0 {
+    let owners = [Some(geteuid().as_raw()), Some(0), environment.owner()];
+    if !owners.contains(&Some(meta.uid())) {
         return Err(Cause::ForeignOwner(meta.uid()));
     }
     if meta.mode() & forbidden_mode != 0 {

@@ -4,10 +4,12 @@
 //! and one for each distinct such section. Sessions are resumed within a profile only: a session that was verified
 //! against one rule's roots, or made with its client certificate, is never used under another's.
 
-use rustls::client::{ClientSessionMemoryCache, Resumption};
+use rustls::client::{ClientSessionMemoryCache, ResolvesClientCert, Resumption};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -130,12 +132,14 @@ impl Profile {
         let builder = ClientConfig::builder_with_provider(super::provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(store);
-        let mut base = match &settings.client_certificate {
-            None => builder.with_no_client_auth(),
-            Some(own) => builder
-                .with_client_auth_cert(own.chain.clone(), own.key.clone_key())
-                .map_err(ClientError::ClientCertificate)?,
+        let own = match &settings.client_certificate {
+            None => None,
+            Some(own) => {
+                let made = CertifiedKey::from_der(own.chain.clone(), own.key.clone_key(), &super::provider());
+                Some(SingleCertAndKey::from(made.map_err(ClientError::ClientCertificate)?))
+            }
         };
+        let mut base = builder.with_client_cert_resolver(Arc::new(Identity(own)));
         base.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(settings.session_names)));
         base.enable_early_data = false;
         if settings.danger_key_log {
@@ -160,6 +164,32 @@ impl Profile {
             Alpn::Both => self.both.clone(),
         }
     }
+}
+
+/// Who we are to a server that asks; and that it did.
+#[derive(Debug)]
+struct Identity(Option<SingleCertAndKey>);
+
+tokio::task_local! {
+    static ASKED: Cell<bool>;
+}
+
+impl ResolvesClientCert for Identity {
+    fn resolve(&self, issuers: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        // Outside of `asking` nobody wants to know.
+        let _ = ASKED.try_with(|asked| asked.set(true));
+        self.0.as_ref()?.resolve(issuers, schemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// Runs a handshake, and tells whether the server asked for a certificate. (A resolver of its own for each connection
+/// could tell that too, but sessions are resumed under the same one only.)
+pub async fn asking<T>(handshake: impl Future<Output = T>) -> (T, bool) {
+    ASKED.scope(Cell::new(false), async { (handshake.await, ASKED.with(Cell::get)) }).await
 }
 
 /// All certificates of a PEM file; none at all is an error.

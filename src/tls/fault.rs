@@ -82,7 +82,7 @@ pub enum UpstreamFault {
     NotYetValid,
     #[error("the server's certificate is for another name")]
     WrongName,
-    #[error("the server's certificate comes from an issuer that is not trusted here")]
+    #[error("the server's certificate comes from an issuer that is not trusted here, or is self-signed")]
     UnknownIssuer,
     #[error("the server's certificate has been revoked")]
     Revoked,
@@ -129,7 +129,7 @@ impl UpstreamFault {
         }
     }
 
-    /// The fault of the certificate (`upstream_cert` in a record), not of the protocol.
+    /// The fault of a certificate, theirs or ours (`upstream_cert` in a record), not of the protocol.
     pub fn is_certificate(self) -> bool {
         matches!(
             self,
@@ -139,6 +139,7 @@ impl UpstreamFault {
                 | Self::UnknownIssuer
                 | Self::Revoked
                 | Self::BadCertificate
+                | Self::WantsClientCertificate
         )
     }
 

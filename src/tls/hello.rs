@@ -36,6 +36,7 @@ pub enum Sni {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AlpnOffer {
     pub h2: bool,
+    /// Or HTTP/1.0.
     pub http11: bool,
     /// Something else is offered too.
     pub other: bool,
@@ -180,7 +181,8 @@ fn offer(hello: &ClientHello<'_>) -> AlpnOffer {
     for protocol in hello.alpn().into_iter().flatten() {
         match protocol {
             b"h2" => offer.h2 = true,
-            b"http/1.1" => offer.http11 = true,
+            // Clients that are told to speak HTTP/1.0 offer nothing else; what follows is served all the same.
+            b"http/1.1" | b"http/1.0" => offer.http11 = true,
             _ => offer.other = true,
         }
     }

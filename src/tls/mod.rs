@@ -13,6 +13,7 @@ mod fault;
 mod files;
 mod hello;
 mod leaf;
+mod records;
 mod rotate;
 mod server;
 mod wire;
@@ -26,10 +27,11 @@ pub use bundle::{
     EnvStyle, VARIABLES, Variable, bundle, certificates_in, env_lines, image_bundle, java_store, to_pem,
 };
 pub use ca::{CaError, CaSettings, Created, DEFAULT_CA_LIFETIME};
-pub use client::{Alpn, Anchors, ClientCertificate, ClientError, Profile, ProfileSettings, Roots};
+pub use client::{Alpn, Anchors, ClientCertificate, ClientError, Profile, ProfileSettings, Roots, asking};
 pub use fault::{ClientFault, UpstreamFault, tls_error};
 pub use hello::{AlpnOffer, Hello, HelloError, MAX_HELLO_BYTES, Opening, Pending, Sni, looks_like_tls};
 pub use leaf::{MintError, Minter, MinterSettings};
+pub use records::Records;
 pub use rotate::{beside, promote, stage, trusted};
 pub use server::{TerminateError, terminate};
 

@@ -1,10 +1,11 @@
 //! The server's side of an interception: one configuration a leaf, all alike but for certificate and tickets, and
 //! the handshake that goes on from a hello that was read already.
 //!
-//! Called by `leaf` (configurations) and `flow` (`terminate`). TLS 1.2 and 1.3, `h2` before `http/1.1`, no client
+//! Called by `leaf` (configurations) and `flow` (`terminate`). TLS 1.2 and 1.3, `h2` before HTTP/1, no client
 //! certificates, no early data.
 
 use super::fault::{ClientFault, tls_error};
+use super::records::Records;
 use crate::base::Host;
 use rustls::ServerConfig;
 use rustls::server::{Accepted, NoServerSessionStorage, ProducesTickets};
@@ -29,14 +30,18 @@ pub async fn terminate<IO>(
     accepted: Accepted,
     config: Arc<ServerConfig>,
     io: IO,
-) -> Result<TlsStream<IO>, TerminateError>
+) -> Result<TlsStream<Records<IO>>, TerminateError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    StartHandshake::from_parts(accepted, io).into_stream(config).await.map_err(|source| {
+    let handshake = StartHandshake::from_parts(accepted, Records::new(io)).into_stream(config);
+    let mut stream = handshake.await.map_err(|source| {
         let fault = tls_error(&source).map_or(ClientFault::Gone, ClientFault::of);
         TerminateError { fault, source }
-    })
+    })?;
+    let (records, _) = stream.get_mut();
+    records.established();
+    Ok(stream)
 }
 
 /// What all configurations of one authority share: provider, protocols, the keys of session tickets.
@@ -51,7 +56,7 @@ impl Template {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Nobody));
-        base.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        base.alpn_protocols = [&b"h2"[..], b"http/1.1", b"http/1.0"].map(<[u8]>::to_vec).to_vec();
         // Sessions live in tickets at the client: no table to bound, and nothing to lose on eviction of a leaf.
         base.session_storage = Arc::new(NoServerSessionStorage {});
         base.max_early_data_size = 0;

@@ -111,7 +111,7 @@ async fn secure(proxy: &Proxy, wire: Wire) -> Result<Wire, ProxyError> {
     let config = proxy.tls().cloned().ok_or_else(|| io::Error::other("it has no TLS configuration"));
     let (name, config) = (name.map_err(ProxyError::Tls)?, config.map_err(ProxyError::Tls)?);
     let stream = TlsConnector::from(config).connect(name, wire).await.map_err(ProxyError::Tls)?;
-    Ok(Wire::Tls(Box::new(stream)))
+    Ok(Wire::secured(stream, false))
 }
 
 /// RFC 9110 section 9.3.6: any 2xx opens the tunnel, whatever lengths its head states.

@@ -166,12 +166,13 @@ impl Dialler {
         let alpn = if offer.contains(&Proto::H2) { Alpn::Both } else { Alpn::Http1 };
         let config = self.profile(right)?.config(alpn);
         let name = server_name(right.host())?;
-        let stream = TlsConnector::from(config).connect(name, wire).await.map_err(|e| tls_failure(&e))?;
+        let (stream, asked) = tls::asking(TlsConnector::from(config).connect(name, wire)).await;
+        let stream = stream.map_err(|e| tls_failure(&e))?;
         let proto = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Proto::H2,
             _ => Proto::H1,
         };
-        Ok(Dialled { wire: Wire::Tls(Box::new(stream)), proto, reached })
+        Ok(Dialled { wire: Wire::secured(stream, asked), proto, reached })
     }
 
     /// Fails where the right leads only to addresses that the guard refuses, or to none.
@@ -365,14 +366,7 @@ fn tls_failure(error: &io::Error) -> UpstreamError {
         Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
             UpstreamError::NoCommonProtocol
         }
-        Some(found) => {
-            let fault = UpstreamFault::of(found);
-            if fault.is_certificate() {
-                UpstreamError::Certificate(fault.to_string())
-            } else {
-                UpstreamError::Tls(fault.to_string())
-            }
-        }
+        Some(found) => UpstreamError::Handshake(UpstreamFault::of(found)),
         None => UpstreamError::Tls(error.to_string()),
     }
 }

@@ -4,6 +4,7 @@ use super::chain::ProxyError;
 use crate::codec::BodyError;
 use crate::codec::h1::{ReadError, WriteError};
 use crate::policy::Reason;
+use crate::tls::UpstreamFault;
 use std::io;
 use std::net::IpAddr;
 
@@ -22,8 +23,9 @@ pub enum UpstreamError {
     Proxy(#[from] ProxyError),
     #[error("the connection or its TLS handshake took too long")]
     ConnectTimeout,
-    #[error("the certificate was not accepted: {0}")]
-    Certificate(String),
+    /// The peers did not agree; a server may also say so in the first answer (TLS 1.3 asks for certificates late).
+    #[error("no TLS session: {0}")]
+    Handshake(UpstreamFault),
     #[error("TLS failed: {0}")]
     Tls(String),
     #[error("the origin speaks none of the protocols offered")]
@@ -54,9 +56,21 @@ impl UpstreamError {
             Self::Connect(_) | Self::Closed | Self::Stale | Self::Io(_) => Reason::UpstreamConnect,
             Self::Proxy(_) => Reason::UpstreamProxy,
             Self::ConnectTimeout | Self::HeadTimeout => Reason::UpstreamTimeout,
-            Self::Certificate(_) => Reason::UpstreamCert,
-            Self::Tls(_) | Self::NoCommonProtocol | Self::Protocol(_) => Reason::UpstreamProtocol,
+            Self::Handshake(fault) if fault.is_certificate() => Reason::UpstreamCert,
+            Self::Handshake(_) | Self::Tls(_) | Self::NoCommonProtocol | Self::Protocol(_) => {
+                Reason::UpstreamProtocol
+            }
             Self::RequestBody(_) => Reason::BadFraming,
+        }
+    }
+}
+
+impl UpstreamError {
+    /// What the client may be told of it beyond the reason: nothing of our side of the network.
+    pub fn told(&self) -> Option<String> {
+        match self {
+            Self::Handshake(fault) => Some(fault.to_string()),
+            _ => None,
         }
     }
 }
@@ -64,7 +78,7 @@ impl UpstreamError {
 impl From<WriteError> for UpstreamError {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Io(io) => Self::Io(io),
+            WriteError::Io(io) => io.into(),
             WriteError::Body(body) => Self::RequestBody(body),
             WriteError::Length => Self::RequestBody(BodyError::Truncated),
         }
@@ -76,7 +90,7 @@ impl From<ReadError> for UpstreamError {
         match error {
             ReadError::Head(head) => Self::Protocol(head.to_string()),
             ReadError::Truncated => Self::Closed,
-            ReadError::Io(io) => Self::Io(io),
+            ReadError::Io(io) => io.into(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::dial::{Dialled, Reached};
 use super::pool::{Key, Pool};
+use super::wire::{Fault, refused};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest, Wire};
 use crate::codec::h1::{
     Framing, HeadLimits, Left, MessageBody, Persistence, Reader, ResponseHead, Slot, WriteError,
@@ -24,13 +25,15 @@ pub(super) struct Connection {
     reader: Reader<ReadHalf<Wire>>,
     writer: WriteHalf<Wire>,
     reached: Reached,
+    fault: Fault,
     reused: bool,
 }
 
 impl Connection {
     pub(super) fn new(dialled: Dialled) -> Self {
+        let fault = dialled.wire.fault();
         let (read, writer) = tokio::io::split(dialled.wire);
-        Self { reader: Reader::new(read), writer, reached: dialled.reached, reused: false }
+        Self { reader: Reader::new(read), writer, reached: dialled.reached, fault, reused: false }
     }
 
     pub(super) fn is_quiet(&mut self) -> bool {
@@ -46,7 +49,8 @@ pub(super) async fn exchange(
     upstream: &Upstream,
     key: &Key,
 ) -> Result<Answer, UpstreamError> {
-    let Connection { mut reader, writer, reached, reused } = connection;
+    let Connection { mut reader, writer, reached, fault, reused } = connection;
+    let failed = |error| stale(reused, refused(&fault, error));
     let framing = framing_of(&request.body);
     let mut head = BytesMut::new();
     encode_request(
@@ -72,7 +76,7 @@ pub(super) async fn exchange(
     let (writer, upload) = if framing == Framing::None {
         let mut writer = writer;
         let sent = write_head(&mut writer, head, stall).await;
-        sent.map_err(|e| stale(reused, e.into()))?;
+        sent.map_err(|e| failed(e.into()))?;
         (Some(writer), None)
     } else {
         let (mut writer, mut body) = (writer, std::mem::take(&mut request.body));
@@ -83,7 +87,7 @@ pub(super) async fn exchange(
         (None, Some(upload))
     };
     let answered = answer(&mut reader, &request.method, upload, upstream, request.websocket).await;
-    let (head, finished, still_uploading) = answered.map_err(|e| stale(reused, e))?;
+    let (head, finished, still_uploading) = answered.map_err(failed)?;
     if let Some(upload) = still_uploading {
         let drain = upstream.tasks.drain_signal();
         upstream.tasks.spawn("upload", finish_upload(upload, drain));
@@ -225,7 +229,7 @@ struct Home {
 impl Home {
     fn take_back(self, reader: Reader<ReadHalf<Wire>>) {
         let Self { pool, key, writer, reached } = self;
-        let mut connection = Connection { reader, writer, reached, reused: true };
+        let mut connection = Connection { reader, writer, reached, fault: Fault::default(), reused: true };
         // Bytes behind the answer belong to no request of ours: such a connection is not used again.
         if connection.is_quiet() {
             pool.put_h1(&key, connection);

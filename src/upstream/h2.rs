@@ -2,6 +2,7 @@
 //! here without a client on top of it, whose task for each request would cost more than the request.
 
 use super::dial::{Dialled, Reached};
+use super::wire::{Fault, refused};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
 use crate::base::Scheme;
 use crate::codec::h2::{Received, Unsent, pour};
@@ -25,6 +26,7 @@ const SEND_BUFFER: usize = 256 * 1024;
 pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     reached: Reached,
+    fault: Fault,
     /// Counts the answers that are still being read, for idleness.
     users: Arc<()>,
     ended: Arc<AtomicBool>,
@@ -35,7 +37,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) async fn open(dialled: Dialled, upstream: &Upstream) -> Result<Self, UpstreamError> {
         let settings = &upstream.settings;
-        let reached = dialled.reached;
+        let (reached, fault) = (dialled.reached, dialled.wire.fault());
         let (sender, driver) = Builder::new()
             .enable_push(false)
             .initial_window_size(settings.h2_stream_window)
@@ -54,7 +56,7 @@ impl Connection {
             told.store(true, Ordering::Release);
         });
         let most = (settings.h2_connection_window / settings.h2_stream_window.max(1)).max(1) as usize;
-        Ok(Self { sender, reached, users: Arc::new(()), ended, most })
+        Ok(Self { sender, reached, fault, users: Arc::new(()), ended, most })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -83,6 +85,16 @@ impl Connection {
 }
 
 pub(super) async fn exchange(
+    connection: Connection,
+    request: &mut UpstreamRequest,
+    upstream: &Upstream,
+) -> Result<Answer, UpstreamError> {
+    let fault = connection.fault.clone();
+    let answered = exchange_on(connection, request, upstream).await;
+    answered.map_err(|error| refused(&fault, error))
+}
+
+async fn exchange_on(
     connection: Connection,
     request: &mut UpstreamRequest,
     upstream: &Upstream,

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -17,6 +18,7 @@ pub struct Authorities {
     trusted: Issuer<'static, KeyPair>,
     trusted_pem: String,
     stranger: Issuer<'static, KeyPair>,
+    stranger_pem: String,
     leaf_key: KeyPair,
     leaves: Mutex<HashMap<(String, Fault), Arc<CertifiedKey>>>,
 }
@@ -34,9 +36,9 @@ enum Fault {
 impl Authorities {
     pub fn new() -> Self {
         let (trusted, trusted_pem) = authority("Test Internet CA");
-        let (stranger, _) = authority("A Stranger's CA");
+        let (stranger, stranger_pem) = authority("A Stranger's CA");
         let leaf_key = KeyPair::generate().unwrap();
-        Self { trusted, trusted_pem, stranger, leaf_key, leaves: Mutex::default() }
+        Self { trusted, trusted_pem, stranger, stranger_pem, leaf_key, leaves: Mutex::default() }
     }
 
     pub fn write(&self, dir: &Path) {
@@ -50,6 +52,27 @@ impl Authorities {
         let leaf = params.signed_by(&self.leaf_key, &self.trusted).unwrap();
         std::fs::write(dir.join("leaf.pem"), leaf.pem()).unwrap();
         std::fs::write(dir.join("leaf.key"), self.leaf_key.serialize_pem()).unwrap();
+    }
+
+    /// A certificate and its key for a client, in PEM.
+    pub fn client(&self, name: &str) -> (String, String) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.trusted).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// Who vouches for `unknownroot.good.test`.
+    pub fn stranger(&self) -> &str {
+        &self.stranger_pem
+    }
+
+    /// Whom a host that asks for certificates trusts.
+    pub fn client_roots(&self) -> rustls::RootCertStore {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.trusted_pem.as_bytes()).unwrap()).unwrap();
+        roots
     }
 
     fn leaf(&self, name: &str, fault: Fault) -> Arc<CertifiedKey> {

@@ -1,6 +1,7 @@
 //! The daemon under test: its files, its process, its records. The real binary, started in the gate's namespace.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -198,6 +199,11 @@ impl Gate {
         put(&self.dir.join("policies/10-rules.toml"), text);
     }
 
+    /// Another file beside the policy, in one step.
+    pub fn put_beside(&self, name: &str, text: &str) {
+        put(&self.dir.join("policies").join(name), text);
+    }
+
     /// Other sections in `outgate.toml`; the limits, which are read at start only, go back to their defaults.
     pub fn write_sections(&self, sections: &str) {
         put(&self.dir.join("outgate.toml"), &daemon("redirect", "", "", WORLDS_RESOLVER, sections));
@@ -267,6 +273,11 @@ fn daemon(intercept: &str, steer: &str, limits: &str, resolver: &str, sections: 
 fn put(path: &Path, text: &str) {
     let fresh = path.with_extension("fresh~");
     std::fs::write(&fresh, text).unwrap();
+    if path.extension().is_some_and(|kind| kind == "key") {
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600)).unwrap();
+        // Root loads it at the start, the user that the daemon becomes at each reload.
+        std::os::unix::fs::chown(&fresh, Some(65_534), Some(65_534)).unwrap();
+    }
     std::fs::rename(&fresh, path).unwrap();
 }
 

@@ -20,6 +20,40 @@ pub fn repository(root: &Path, name: &str) {
     assert!(done.status.success(), "git: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// One commit on `main` of the repository `name` below `root` for each word, with a file of that name. A repository
+/// that is not there is made, and has nothing in common with any other.
+pub fn history(root: &Path, name: &str, words: &str) {
+    let at = root.join(name);
+    let is_new = !at.exists();
+    if is_new {
+        let made = Command::new("git").args(["init", "-q", "--bare", "-b", "main"]).arg(&at).status();
+        assert!(made.unwrap().success(), "git init");
+    }
+    let mut stream = String::new();
+    for (number, word) in words.split_whitespace().enumerate() {
+        let from = if number == 0 && !is_new { "from refs/heads/main^0\n" } else { "" };
+        let time = 1_700_000_000 + number;
+        stream += &format!(
+            "commit refs/heads/main\ncommitter t <t@good.test> {time} +0000\ndata {}\n{word}\n{from}M 644 inline {word}\n\
+             data {}\n{word}\n",
+            word.len(),
+            word.len()
+        );
+    }
+    let mut git = Command::new("git");
+    git.arg("--git-dir").arg(at).args(["fast-import", "--quiet"]).stdin(Stdio::piped());
+    let mut child = git.spawn().expect("git");
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), stream.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "git fast-import");
+}
+
+/// Lets the repository `name` below `root` be pushed to.
+pub fn takes_pushes(root: &Path, name: &str) {
+    let mut git = Command::new("git");
+    git.arg("--git-dir").arg(root.join(name)).args(["config", "http.receivepack", "true"]);
+    assert!(git.status().unwrap().success(), "git config");
+}
+
 pub async fn backend(
     root: Option<PathBuf>,
     path: &str,

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -38,6 +39,8 @@ pub struct Seen {
 pub struct Hello {
     pub name: Option<String>,
     pub alpn: Option<String>,
+    /// The common name of the client's certificate.
+    pub client: Option<String>,
 }
 
 impl Seen {
@@ -72,6 +75,8 @@ pub struct Origin {
     seen: Arc<Mutex<Vec<Arc<Seen>>>>,
     scripts: Mutex<HashMap<SocketAddr, Script>>,
     honest: Arc<ServerConfig>,
+    asking: Mutex<HashMap<IpAddr, Arc<ServerConfig>>>,
+    authorities: Arc<Authorities>,
     attacker: Arc<ServerConfig>,
     only_h2: AtomicBool,
     runtime: Mutex<Option<Runtime>>,
@@ -86,7 +91,9 @@ impl Origin {
             seen: Arc::default(),
             scripts: Mutex::default(),
             honest: server_config(Certificates { authorities: Arc::clone(&authorities), attacker: false }),
-            attacker: server_config(Certificates { authorities, attacker: true }),
+            asking: Mutex::default(),
+            attacker: server_config(Certificates { authorities: Arc::clone(&authorities), attacker: true }),
+            authorities,
             only_h2: AtomicBool::new(false),
             runtime: Mutex::new(Some(runtime)),
         });
@@ -123,7 +130,37 @@ impl Origin {
         self.pages.requests()
     }
 
+    /// Has this address ask its clients for certificates from now on, over these versions of TLS.
+    pub fn ask_for_certificates(
+        &self,
+        at: IpAddr,
+        required: bool,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let roots = Arc::new(self.authorities.client_roots());
+        let asked = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+        let asked = if required { asked } else { asked.allow_unauthenticated() };
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_client_cert_verifier(asked.build().unwrap())
+            .with_cert_resolver(Arc::new(Certificates {
+                authorities: Arc::clone(&self.authorities),
+                attacker: false,
+            }));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        self.asking.lock().unwrap().insert(at, Arc::new(config));
+    }
+
+    pub fn authorities(&self) -> &Authorities {
+        &self.authorities
+    }
+
     fn tls_config(&self, local: SocketAddr) -> Arc<ServerConfig> {
+        if let Some(asking) = self.asking.lock().unwrap().get(&local.ip()) {
+            return Arc::clone(asking);
+        }
         Arc::clone(if local.ip() == EVIL { &self.attacker } else { &self.honest })
     }
 
@@ -213,7 +250,12 @@ where
 
 fn hello_of(connection: &ServerConnection) -> Hello {
     let alpn = connection.alpn_protocol().map(|alpn| String::from_utf8_lossy(alpn).into_owned());
-    Hello { name: connection.server_name().map(str::to_owned), alpn }
+    let client = connection.peer_certificates().and_then(|chain| {
+        let (_, leaf) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
+        let name = leaf.subject().iter_common_name().next()?.as_str().ok()?;
+        Some(name.to_owned())
+    });
+    Hello { name: connection.server_name().map(str::to_owned), alpn, client }
 }
 
 /// Hands the bytes on and keeps a copy of what was read.

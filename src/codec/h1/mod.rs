@@ -14,4 +14,6 @@ pub use framing::{Framing, Persistence};
 pub use head::{HeadError, HeadLimits, MAX_FIELDS, RequestHead, ResponseHead, parse_request, parse_response};
 pub use message::{Left, MessageBody, Slot};
 pub use reader::{ReadError, Reader};
-pub use writer::{WriteError, encode_request, encode_response, framing_of, write_head, write_message};
+pub use writer::{
+    Phrase, WriteError, encode_request, encode_response, framing_of, write_head, write_message,
+};

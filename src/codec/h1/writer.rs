@@ -40,11 +40,24 @@ pub fn encode_request(
     out.put_slice(b"\r\n");
 }
 
+/// What stands behind the status in place of its usual words; an extension of the response. apt, pip and others show
+/// nothing else of a refusal.
+#[derive(Debug, Clone)]
+pub struct Phrase(String);
+
+impl Phrase {
+    /// The usual words, and a reason of ours.
+    pub fn noting(status: StatusCode, reason: &'static str) -> Self {
+        Self(format!("{} (outgate: {reason})", status.canonical_reason().unwrap_or("Refused")))
+    }
+}
+
 /// A status line, the fields, the framing, and whether the connection ends with this answer. `stated` is the length
 /// that an answer without body (to HEAD, or 304) speaks of.
 pub fn encode_response(
     out: &mut BytesMut,
     status: StatusCode,
+    phrase: Option<&Phrase>,
     headers: &HeaderMap,
     body: Framing,
     stated: Option<u64>,
@@ -54,7 +67,9 @@ pub fn encode_response(
     out.put_slice(b"HTTP/1.1 ");
     out.put_slice(status.as_str().as_bytes());
     out.put_u8(b' ');
-    out.put_slice(status.canonical_reason().unwrap_or("").as_bytes());
+    out.put_slice(
+        phrase.map_or(status.canonical_reason().unwrap_or(""), |phrase| phrase.0.as_str()).as_bytes(),
+    );
     out.put_slice(b"\r\n");
     fields(out, headers);
     match (body, stated) {

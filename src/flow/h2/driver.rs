@@ -2,12 +2,14 @@
 
 use super::super::h1::Service;
 use super::super::{Gate, claim};
+use super::leftover::{Leftover, lend};
 use super::stream::{self, Busy, Streams};
 use crate::base::Proto;
 use crate::codec::h2::{Fault, Received, RefusedStream, Watch, Watched};
 use crate::codec::{Body, Pace, Paced};
 use crate::pipeline::{self, Rejected};
 use crate::policy::{Reason, Refusal};
+use crate::tls::Records;
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, RecvStream};
@@ -24,7 +26,7 @@ use tokio_rustls::server::TlsStream;
 const PING: Duration = Duration::from_secs(30);
 
 pub(super) struct Driver {
-    connection: Connection<Watched<TlsStream<TcpStream>>, Bytes>,
+    connection: Connection<Watched<TlsStream<Records<TcpStream>>>, Bytes>,
     watch: Watch,
     gate: Arc<Gate>,
     service: Arc<Service>,
@@ -42,7 +44,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(
-        mut connection: Connection<Watched<TlsStream<TcpStream>>, Bytes>,
+        mut connection: Connection<Watched<TlsStream<Records<TcpStream>>>, Bytes>,
         watch: Watch,
         gate: Arc<Gate>,
         service: Arc<Service>,
@@ -78,14 +80,15 @@ impl Driver {
         let (parts, received) = request.into_parts();
         let fields = settings.head_limits.fields;
         let (claimed, length) = claim::h2(parts, taken, &self.service.connection, fields);
-        let body = if received.is_end_stream() {
-            Body::Empty
+        let (body, leftover) = if received.is_end_stream() {
+            (Body::Empty, Leftover::default())
         } else {
             let pace = Pace { patience: settings.body_patience, bytes_per_second: settings.body_rate };
-            Body::stream(Paced::new(Received::request(received, length), pace))
+            let (body, leftover) = lend(Received::request(received, length), settings.drain_time);
+            (Body::stream(Paced::new(body, pace)), leftover)
         };
         // Boxed: it is moved several times on its way into a task.
-        let answer = Box::pin(stream::answer(self.service.clone(), claimed, body, respond, busy));
+        let answer = Box::pin(stream::answer(self.service.clone(), claimed, body, leftover, respond, busy));
         self.gate.tasks.spawn("stream", answer);
     }
 

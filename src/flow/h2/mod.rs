@@ -5,6 +5,7 @@
 //! `driver` runs a connection and gives each stream to `stream`, which answers it like any other request.
 
 mod driver;
+mod leftover;
 mod stream;
 
 use super::h1::Service;
@@ -12,6 +13,7 @@ use super::{Gate, Settings};
 use crate::codec::h2::watched;
 use crate::policy::Reason;
 use crate::rt::Lazily;
+use crate::tls::Records;
 use bytes::Bytes;
 use driver::{Driver, Record};
 use h2::server::Builder;
@@ -26,7 +28,7 @@ use tokio_rustls::server::TlsStream;
 /// What is buffered of an answer for one stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
-pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<TcpStream>, service: Arc<Service>) {
+pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<Records<TcpStream>>, service: Arc<Service>) {
     let settings = &gate.settings;
     let record = Record::new(gate, &service);
     let (io, watch) = watched(stream);

@@ -1,6 +1,7 @@
 //! One stream: its request answered, the answer sent as fast as the client takes it.
 
 use super::super::h1::Service;
+use super::leftover::Leftover;
 use crate::codec::h2::{Unsent, pour};
 use crate::codec::{Body, BodyError};
 use crate::pipeline::{Asked, Rejected, Reply};
@@ -67,6 +68,7 @@ pub(super) async fn answer(
     service: Arc<Service>,
     claimed: Result<Box<Asked>, Box<Rejected>>,
     body: Body,
+    mut leftover: Leftover,
     mut respond: SendResponse<Bytes>,
     mut busy: Busy,
 ) {
@@ -88,6 +90,9 @@ pub(super) async fn answer(
     if let (Some(length), Entry::Vacant(field)) = (length, parts.headers.entry(CONTENT_LENGTH)) {
         field.insert(length.into());
     }
+    if ended {
+        leftover.discard().await;
+    }
     let mut stream = match respond.send_response(Response::from_parts(parts, ()), ended) {
         Ok(stream) => stream,
         Err(error) => {
@@ -98,7 +103,7 @@ pub(super) async fn answer(
     if ended {
         return;
     }
-    let body = Body::stream(Running { body, busy });
+    let body = Body::stream(Running { body, leftover, busy });
     match pour(body, &mut stream, None).await {
         Ok(()) | Err(Unsent::Ended(_)) => {}
         // Visibly cut.
@@ -109,6 +114,7 @@ pub(super) async fn answer(
 /// An answer's body that counts its stream as open until it is dropped, with its last byte or the client's reset.
 struct Running {
     body: Body,
+    leftover: Leftover,
     busy: Busy,
 }
 
@@ -120,7 +126,10 @@ impl HttpBody for Running {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let mut frame = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(frame, Poll::Ready(None)) {
+            frame = self.leftover.poll_discard(cx).map(|()| None);
+        }
         self.busy.waits(frame.is_pending());
         if frame.is_ready() {
             self.busy.streams.moved.fetch_add(1, Ordering::Relaxed);
@@ -129,7 +138,7 @@ impl HttpBody for Running {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.is_end_stream() && self.leftover.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -2,6 +2,7 @@
 //! over the whole value and limited in size; for a deny everything is compared without case.
 
 use super::super::fields;
+use super::super::git::{self, Access};
 use super::super::matching::{FieldMatch, Match, PathMatch, Side, ValueMatch, fold};
 use super::super::path;
 use super::parts::bounded;
@@ -26,19 +27,38 @@ pub(super) fn condition(mut section: Section<'_, '_>, side: Side) -> Match {
         );
     }
     let methods = methods.unwrap_or_default().iter().filter_map(|text| method(&section, text)).collect();
-    let path = section.table("path", "path").and_then(|table| path_match(table, side));
+    let git = section.string("git").and_then(|text| access(&section, &text));
+    let path = section.table("path", "path").and_then(|table| path_match(table, side, section.has("git")));
     let headers = section.tables("headers", "headers");
     let headers = headers.into_iter().filter_map(|table| header(table, side)).collect::<Vec<_>>();
     let query = section.tables("query", "query");
     let query = query.into_iter().filter_map(|table| parameter(table, side)).collect::<Vec<_>>();
     bounded(&section, "headers", &headers);
     bounded(&section, "query", &query);
-    if !["methods", "path", "headers", "query"].iter().any(|key| section.has(key)) {
+    for key in ["methods", "query"].into_iter().filter(|key| section.has("git") && section.has(key)) {
+        let help = "write another [[rule.match]] for what is not git's";
+        section.problem(
+            key,
+            format!("git says which methods and queries it means, so {key} has no place"),
+            help,
+        );
+    }
+    if !["git", "methods", "path", "headers", "query"].iter().any(|key| section.has(key)) {
         let help = "leave the whole [[rule.match]] out to match every request";
         section.problem("match", "[[rule.match]] without a condition", help);
     }
     section.finish();
-    Match { methods, path, headers, query }
+    Match { git, methods, path, headers, query }
+}
+
+fn access(section: &Section<'_, '_>, text: &At<String>) -> Option<Access> {
+    let known = Access::ALL.into_iter().find(|access| access.as_str() == text.value);
+    if known.is_none() {
+        let problem =
+            text.place.problem(format!("git has to be \"read\" or \"write\", not {:?}", text.value));
+        section.reader.push(problem.help("an allow opens up to it, a deny closes from it on"));
+    }
+    known
 }
 
 fn method(section: &Section<'_, '_>, text: &At<String>) -> Option<Method> {
@@ -56,14 +76,21 @@ fn method(section: &Section<'_, '_>, text: &At<String>) -> Option<Method> {
     None
 }
 
-fn path_match(mut section: Section<'_, '_>, side: Side) -> Option<PathMatch> {
+/// With `git` the path names a repository, which may be written with its `.git`.
+fn path_match(mut section: Section<'_, '_>, side: Side, git: bool) -> Option<PathMatch> {
     let (kind, text) = section.one_of(&["exact", "prefix", "glob", "regex"])?;
     let made = match kind {
         "regex" => regex(&text.value, side).map(PathMatch::Regex),
+        "glob" if git => glob(&git::rule_glob(&text.value), side),
         "glob" => glob(&text.value, side),
-        _ => rule_path(&text.value).map(|path| match kind {
-            "exact" => PathMatch::Exact(folded(path, side)),
-            _ => PathMatch::Prefix(without_end_slash(folded(path, side))),
+        _ => rule_path(&text.value).map(|path| {
+            let path = folded(path, side);
+            match kind {
+                "exact" if git => PathMatch::Exact(git::rule_repository(path)),
+                "exact" => PathMatch::Exact(path),
+                _ if git => PathMatch::Prefix(git::rule_repository(without_end_slash(path))),
+                _ => PathMatch::Prefix(without_end_slash(path)),
+            }
         }),
     };
     let made = made.map_err(|message| section.reader.push(text.place.problem(message)));

@@ -129,7 +129,19 @@ pub(super) fn response(mut section: Section<'_, '_>) -> ResponseEdits {
     ResponseEdits { strip }
 }
 
-pub(super) fn tls(mut section: Section<'_, '_>, folder: &Path) -> TlsFiles {
+pub(super) fn tls(
+    mut section: Section<'_, '_>,
+    folder: &Path,
+    action: Action,
+    scheme: Option<Scheme>,
+) -> TlsFiles {
+    if scheme == Some(Scheme::Http) {
+        section.problem("roots", "[rule.tls] with scheme = \"http\"", "use scheme = \"https\"");
+    }
+    if action == Action::Observe && section.has("client_certificate") {
+        let help = "what would be denied never gets a credential: use action = \"allow\"";
+        section.problem("client_certificate", "client_certificate in an observe rule", help);
+    }
     let file = |text: At<String>| At { value: folder.join(&text.value), place: text.place };
     let roots = section.string("roots").map(file);
     let client_certificate =

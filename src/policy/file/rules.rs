@@ -62,7 +62,8 @@ pub(super) fn rule(mut section: Section<'_, '_>, any_host: bool, folder: &Path) 
     };
     let response =
         section.table("response", "[rule.response]").map_or_else(ResponseEdits::default, edits::response);
-    let tls = section.table("tls", "[rule.tls]").map(|table| edits::tls(table, folder)).unwrap_or_default();
+    let tls = section.table("tls", "[rule.tls]");
+    let tls = tls.map(|table| edits::tls(table, folder, assumed, scheme)).unwrap_or_default();
     let dlp = section.table("dlp", "[rule.dlp]").map_or_else(Dlp::default, edits::dlp);
     let script = section.table("script", "[rule.script]").and_then(|table| edits::script(table, folder));
     section.finish();
