@@ -108,7 +108,7 @@ mod rules {
         let snapshot = load(&format!("{P1}{text}"));
         let judge =
             |host: &str, port| snapshot.judge_tcp(agent(&snapshot), &Host::parse(host).unwrap(), port);
-        assert_eq!(snapshot.tcp_ports(), [22]);
+        assert!(snapshot.open_ports().contains(&22));
         assert!(snapshot.opens_tcp(agent(&snapshot), 22) && !snapshot.opens_tcp(agent(&snapshot), 23));
         assert_eq!(judge("git.test", 22).unwrap().dial().port(), 22);
         assert_eq!(judge("git.test", 23).unwrap_err().reason, Reason::PortDenied);

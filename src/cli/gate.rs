@@ -120,7 +120,7 @@ fn told(live: &Live) -> anyhow::Result<ExitCode> {
     Ok(verdict(live.good()))
 }
 
-/// What a running daemon would apply: the ports of the policy's raw TCP rules are in it, and what is attached.
+/// What a running daemon would apply: the ports that the policy opens are in it, and what is attached.
 fn whole_settings(file: &ConfigFile) -> anyhow::Result<steer::Settings> {
     let config = Config::load(&file.file, None)?;
     let options =

@@ -183,7 +183,7 @@ pub(super) fn load_policy(
     Ok(snapshot)
 }
 
-/// What the tables redirect depends on the policy's raw TCP ports.
+/// What the tables redirect depends on the ports that the policy opens.
 pub fn steer_settings(config: &Config, snapshot: &Snapshot) -> Option<steer::Settings> {
     let mut settings = config.steer.clone()?;
     if settings.transparent_port.is_some() {
@@ -194,11 +194,9 @@ pub fn steer_settings(config: &Config, snapshot: &Snapshot) -> Option<steer::Set
 
 /// TCP ports that go to the gate: the web's, and those that rules open.
 pub(super) fn redirected_ports(snapshot: &Snapshot) -> Vec<u16> {
-    let mut ports = snapshot.tcp_ports();
+    let mut ports = snapshot.open_ports();
     ports.extend([80, 443]);
-    ports.sort_unstable();
-    ports.dedup();
-    ports
+    ports.into_iter().collect()
 }
 
 fn steer(

@@ -29,7 +29,7 @@ pub(super) fn checks(
         checks.push(Check::warn("fence", "steer.manage is false: another program looks after it", remedy));
         return Fence::Unknown;
     };
-    settings.redirect_tcp_ports.extend(snapshot.map(Snapshot::tcp_ports).unwrap_or_default());
+    settings.redirect_tcp_ports.extend(snapshot.map(Snapshot::open_ports).unwrap_or_default());
     let compared = match live::compare(&settings) {
         Ok(compared) => compared,
         Err(error @ SteerError::NoNftables(_)) => {

@@ -12,6 +12,7 @@ use crate::dlp::{self, Detectors};
 use crate::script;
 use crate::secrets::{self, Environment, Placeholders, Redactor, Secrets};
 use aws_lc_rs::digest;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -191,11 +192,10 @@ impl Snapshot {
         &self.detectors
     }
 
-    /// Ports that some rule opens as raw TCP: the redirect has to take them too.
-    pub fn tcp_ports(&self) -> Vec<u16> {
-        let mut ports: Vec<u16> = self.tcp.iter().map(|(port, _)| *port).collect();
-        ports.dedup();
-        ports
+    /// TCP ports that some rule opens, whatever for: the redirect has to take them, so that they are judged.
+    pub fn open_ports(&self) -> BTreeSet<u16> {
+        let opening = self.rules.iter().filter(|rule| rule.action != Action::Deny);
+        opening.flat_map(|rule| rule.ports.iter().flatten().copied()).collect()
     }
 
     pub(super) fn tcp_rules(&self, port: u16) -> impl Iterator<Item = &Rule> {

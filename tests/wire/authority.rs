@@ -174,6 +174,26 @@ fn hc_51_the_absolute_form_on_the_transparent_door_names_what_host_names() {
 }
 
 #[test]
+fn every_port_that_a_rule_opens_leads_to_the_transparent_door_and_no_other_does() {
+    let policy = "[[rule]]\nname = \"another port\"\nhosts = [\"api.good.test\"]\naction = \"allow\"\nports = [8443]\n\
+                  [[rule]]\nname = \"closed\"\nhosts = [\"api.good.test\"]\naction = \"deny\"\nports = [22]\n";
+    let bed = Bed::new(policy);
+    let connect = |port| bed.tcp(PUB1, port).secure(&bed.tls("api.good.test"));
+    assert_eq!(connect(8443).unwrap().ask(get("api.good.test:8443", "/")).unwrap().status, 200);
+    assert_eq!(bed.world.origin.connections()[0].local.port(), 8443);
+    let mark = bed.mark();
+    assert_eq!(
+        connect(8443).unwrap().ask(get("api.good.test", "/admin")).unwrap().status,
+        200,
+        "the port binds"
+    );
+    bed.since(mark, 1).decided("allow", &[]);
+    for port in [22, 8444] {
+        assert!(bed.try_tcp(PUB1, port).is_err(), "{port}");
+    }
+}
+
+#[test]
 fn fr_10_a_proxy_behind_the_gate_is_not_asked_for_another_tunnel() {
     let bed = Bed::new(P1);
     let connect = "CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n";
