@@ -1,4 +1,4 @@
-//! Registries of packages as files on the test internet's hosts: npm's, cargo's sparse index, and an archive for apt.
+//! Registries of packages as files on the test internet's hosts: npm's, and an archive for apt.
 //!
 //! Each is the smallest one that its client takes, with the hashes that make the client itself the judge of every byte.
 
@@ -27,23 +27,6 @@ pub fn npm(pages: &Pages, dir: &Path) {
     );
     pages.serve_file("/npm/@scope%2fdemo", "application/json", described);
     pages.serve_file(tarball, "application/octet-stream", archive);
-}
-
-/// One crate, `demo`, behind a sparse index at `/cargo/index/`.
-pub fn cargo(pages: &Pages, dir: &Path) {
-    let manifest = "[package]\nname = \"demo\"\nversion = \"1.0.0\"\nedition = \"2021\"\n";
-    let archive = archive(dir, "demo-1.0.0", &[("Cargo.toml", manifest), ("src/lib.rs", "//! A demo.\n")]);
-    let line = format!(
-        "{{\"name\":\"demo\",\"vers\":\"1.0.0\",\"deps\":[],\"cksum\":\"{}\",\"features\":{{}},\"yanked\":false}}\n",
-        sha256(&archive)
-    );
-    pages.serve_file(
-        "/cargo/index/config.json",
-        "application/json",
-        r#"{"dl":"https://files.good.test/cargo/crates"}"#,
-    );
-    pages.serve_file("/cargo/index/de/mo/demo", "text/plain", line);
-    pages.serve_file("/cargo/crates/demo/1.0.0/download", "application/octet-stream", archive);
 }
 
 /// How many packages the archive for apt has: more than its client keeps in flight on one connection.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::support::registries::{APT_PACKAGES, apt, apt_get, cargo, npm};
+use crate::support::registries::{APT_PACKAGES, apt, apt_get, npm};
 use crate::support::*;
 
 /// npm in a folder of its own, told of the registry and of nothing else.
@@ -43,16 +43,6 @@ fn cl_04_npm_installs_a_package_with_a_scope_and_again_by_its_lock_file() {
     let asked: Vec<_> =
         bed.world.origin.requests().iter().map(|request| request.target.to_lowercase()).collect();
     assert!(asked.contains(&"/npm/@scope%2fdemo".to_owned()), "as npm writes it: {asked:?}");
-}
-
-#[test]
-fn cl_04_cargo_fetches_from_a_sparse_index() {
-    let bed = Bed::new(P1);
-    cargo(&bed.world.origin.pages, &bed.gate.dir);
-    let line =
-        cargo_line("files.good.test/cargo/index/", "fetch && cat home/registry/src/*/demo-1.0.0/src/lib.rs");
-    assert_eq!(bed.succeed(&line), "//! A demo.\n");
-    assert!(bed.world.origin.connections().iter().all(|seen| seen.is_h2()), "over HTTP/2, as cargo likes it");
 }
 
 #[test]
