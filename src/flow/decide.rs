@@ -186,7 +186,7 @@ fn named_tls(bound: Bound, opening: Box<Opening>, host: Host) -> Decided {
             Decided::Tunnel(Tunnelled { stream, ahead, flow, ticket, permit, facts })
         }
         ConnectVerdict::Intercept(_) if opening.hello.alpn.is_foreign() => {
-            let refusal = Refusal::new(Reason::Alpn, "the client offers neither h2 nor http/1.1");
+            let refusal = Refusal::new(Reason::Alpn, "the client offers neither h2 nor HTTP/1");
             let how = How::Alert(Alert::NoApplicationProtocol.record().to_vec());
             Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how })
         }

@@ -11,7 +11,7 @@ pub enum Alert {
     UnrecognizedName,
     /// Only versions before TLS 1.2 are offered.
     ProtocolVersion,
-    /// Application protocols are offered, none of them `h2` or `http/1.1`.
+    /// Application protocols are offered, none of them `h2` or a version of HTTP/1.
     NoApplicationProtocol,
     /// The hello cannot be read.
     DecodeError,

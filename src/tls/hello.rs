@@ -43,7 +43,7 @@ pub struct AlpnOffer {
 }
 
 impl AlpnOffer {
-    /// Something is offered, and nothing of it is `h2` or `http/1.1`: answered `no_application_protocol`.
+    /// Something is offered, and nothing of it is `h2` or a version of HTTP/1: answered `no_application_protocol`.
     pub fn is_foreign(self) -> bool {
         self.other && !self.h2 && !self.http11
     }
@@ -302,6 +302,7 @@ mod tests {
         assert_eq!(offer(&[]), AlpnOffer::default());
         assert!(!offer(&[]).is_foreign());
         assert!(!offer(&["h3", "http/1.1"]).is_foreign());
+        assert!(!offer(&["http/1.0"]).is_foreign(), "an old version of what is spoken");
         for only in ["foo", "dot", "h3", "imap", "acme-tls/1"] {
             assert!(offer(&[only]).is_foreign(), "{only}");
         }

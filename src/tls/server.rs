@@ -209,9 +209,12 @@ mod tests {
         let offering = |alpn: &[&str]| {
             gate.client(|c| c.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect())
         };
-        for (offer, chosen) in
-            [(&["http/1.1", "h2"][..], Some("h2")), (&["http/1.1"], Some("http/1.1")), (&[], None)]
-        {
+        for (offer, chosen) in [
+            (&["http/1.1", "h2"][..], Some("h2")),
+            (&["http/1.0", "http/1.1"], Some("http/1.1")),
+            (&["http/1.0"], Some("http/1.0")),
+            (&[], None),
+        ] {
             let (server, client) = meet(gate.server("a.test"), offering(offer), "a.test").await;
             server.unwrap();
             assert_eq!(client.unwrap().as_deref(), chosen.map(str::as_bytes));

@@ -17,6 +17,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
 use tokio::sync::mpsc;
 
+use super::files::File;
+
 pub type Answer = http::Response<BoxBody<Bytes, Infallible>>;
 
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl Request {
 
 pub struct Pages {
     requests: Mutex<Vec<Arc<Request>>>,
-    files: Mutex<HashMap<String, (String, Bytes)>>,
+    files: Mutex<HashMap<String, File>>,
     git_root: Mutex<Option<std::path::PathBuf>>,
     streams: Mutex<Vec<mpsc::UnboundedSender<Bytes>>>,
 }
@@ -63,13 +65,35 @@ impl Pages {
     }
 
     pub fn serve_file(&self, path: &str, content_type: &str, bytes: impl Into<Bytes>) {
-        self.files.lock().unwrap().insert(path.to_owned(), (content_type.to_owned(), bytes.into()));
+        self.serve_with(path, &[("content-type", content_type)], bytes);
+    }
+
+    /// A file with these header fields, in this order.
+    pub fn serve_with(&self, path: &str, headers: &[(&str, &str)], bytes: impl Into<Bytes>) {
+        let file = File::new(headers, bytes.into());
+        self.files.lock().unwrap().insert(path.to_owned(), file);
+    }
+
+    /// The validator of a file, as it stands in its `ETag`.
+    pub fn tag(&self, path: &str) -> String {
+        self.files.lock().unwrap()[path].tag.clone()
+    }
+
+    /// 404 at this path, where otherwise everything has a page.
+    pub fn serve_nothing(&self, path: &str) {
+        let nothing = File { status: StatusCode::NOT_FOUND, ..File::new(&[], Bytes::new()) };
+        self.files.lock().unwrap().insert(path.to_owned(), nothing);
     }
 
     /// Sends one event to every open `/sse`.
     pub fn event(&self, data: &str) {
         let event = Bytes::from(format!("data: {data}\n\n"));
         self.streams.lock().unwrap().retain(|stream| stream.send(event.clone()).is_ok());
+    }
+
+    /// How many `/sse` are open.
+    pub fn streams(&self) -> usize {
+        self.streams.lock().unwrap().len()
     }
 
     /// Ends every open `/sse`.
@@ -123,8 +147,9 @@ pub async fn answer(pages: Arc<Pages>, request: http::Request<Incoming>) -> Resu
 
 async fn page(pages: &Arc<Pages>, noted: &Arc<Request>, mut request: http::Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
-    if let Some((content_type, bytes)) = pages.files.lock().unwrap().get(&path) {
-        return typed(content_type, bytes.clone());
+    let file = pages.files.lock().unwrap().get(&path).cloned();
+    if let Some(file) = file {
+        return file.answer(request.headers());
     }
     let (first, argument) =
         path[1.min(path.len())..].split_once('/').unwrap_or((path.trim_start_matches('/'), ""));

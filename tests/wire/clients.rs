@@ -22,14 +22,40 @@ fn cl_01_curl_speaks_h1_and_h2_and_clear_text() {
 
 #[test]
 fn cl_15_a_refusal_tells_a_tool_what_was_refused() {
-    let bed = Bed::new(P3);
-    let page = bed.succeed("curl -sS -m 20 -w ' %{http_code}' https://api.good.test/admin");
-    assert!(page.ends_with(" 403") && page.contains("api.good.test"), "{page}");
+    let bed = Bed::with(&Setup {
+        policy: format!("{P3}{}", P4.replace("hosts = [\"api.good.test\"]", "hosts = [\"cdn.good.test\"]")),
+        environment: p4_environment(),
+        ..Setup::default()
+    });
+    let (evil, door) = ("--resolve evil.test:80:93.184.216.66", "-x http://10.77.1.1:3128");
+    // By every door: what is asked for, the host that the page must name, and what else it must say.
+    let refused = [
+        ("--http1.1 https://api.good.test/admin", "api.good.test", "reason: path_denied"),
+        ("--http2 https://api.good.test/admin", "api.good.test", "reason: path_denied"),
+        ("https://api.good.test/public/secret/x", "api.good.test", "rule: no secrets"),
+        (&format!("{door} https://api.good.test/public/secret/x"), "api.good.test", "rule: no secrets"),
+        (&format!("{door} http://evil.test/"), "evil.test", "reason: no_rule"),
+        (&format!("{evil} http://evil.test/"), "evil.test", "reason: no_rule"),
+    ];
+    for (line, host, words) in refused {
+        let page = bed.succeed(&format!("curl -sS -m 20 -w '%{{http_code}} %{{content_type}}' {line}"));
+        assert!(page.ends_with("403 text/plain; charset=utf-8"), "{line}: {page}");
+        for told in ["outgate: ", host, words, "To have this opened, "] {
+            assert!(page.contains(told), "{line} is not told {told:?}: {page}");
+        }
+        // What the client has chosen itself may be named; nothing of the gate's own may.
+        for secret in ["10.77.", "10.99.", "93.184.", "127.0.", "/tmp/", K5.as_str()] {
+            assert!(!page.contains(secret), "{line} is told {secret:?}: {page}");
+        }
+        assert!(page.len() < 600 && page.lines().count() < 8, "short: {page}");
+    }
+    let tunnel = bed.program(&format!("curl -sS -m 20 {door} https://evil.test/"));
+    assert_eq!(tunnel.status.code(), Some(56), "{tunnel:?}");
+    assert!(String::from_utf8_lossy(&tunnel.stderr).contains("403"), "{tunnel:?}");
     let unknown = bed.program("curl -sS -m 20 https://evil.test/");
     assert_eq!(unknown.status.code(), Some(6), "the name does not resolve: {unknown:?}");
-    let forced = bed.program("curl -sS -m 20 --resolve evil.test:443:93.184.216.66 https://evil.test/ -o /dev/null -w '%{http_code}'");
-    let refused = String::from_utf8_lossy(&forced.stdout) == "403" || !forced.status.success();
-    assert!(refused, "{forced:?}");
+    assert!(bed.world.origin.requests().is_empty());
+    assert_eq!(bed.succeed("curl -sS -m 20 https://api.good.test/public/x"), "hello from api.good.test\n");
 }
 
 #[test]

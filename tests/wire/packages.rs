@@ -59,7 +59,7 @@ fn cl_04_cargo_fetches_from_a_sparse_index_and_verifies_the_hash() {
     let tools = Path::new(env!("CARGO")).parent().unwrap().display().to_string();
     let cargo =
         format!("env PATH={tools}:$PATH CARGO_HOME=$PWD/../home CARGO_HTTP_CAINFO=$SSL_CERT_FILE cargo");
-    bed.succeed(&format!("cd demo && {cargo} package -q --no-verify --offline"));
+    bed.succeed(&format!("cd demo && {cargo} package -q --no-verify --offline --target-dir target"));
     let archive = std::fs::read(dir.join("demo/target/package/demo-1.0.0.crate")).unwrap();
     let pages = &bed.world.origin.pages;
     let line = format!(
