@@ -252,6 +252,26 @@ mod paths {
     }
 
     #[test]
+    fn pm_08_what_a_url_library_takes_for_a_host_hides_no_path() {
+        let rule = format!(
+            "{P10}[[rule]]\nname = \"no admin\"\nhosts = [\"a.test\"]\naction = \"deny\"\nencoded_slash = \"allow\"\n\
+             [[rule.match]]\npath = {{ prefix = \"/admin\" }}\n"
+        );
+        for target in [
+            "//x/admin",
+            "//x//admin/y",
+            "///x/admin",
+            "/%2fx/admin",
+            "//x%2fadmin",
+            "/admin%2fx/%252e%252e/%252e%252e/y",
+        ] {
+            denies(&load(&rule), &format!("GET https://a.test{target}"), Reason::RuleDenied);
+        }
+        allows(&load(&rule), "GET https://a.test//x/other");
+        allows(&load(&rule), "GET https://a.test/x/admin");
+    }
+
+    #[test]
     fn pm_10_allow_rules_mind_case_and_deny_rules_do_not() {
         denied(Reason::PathDenied, &["/PUBLIC/x"]);
         denied(Reason::RuleDenied, &["/public/SECRET/x", "/public/secret/x", "/public/%73ecret/x"]);

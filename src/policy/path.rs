@@ -1,7 +1,8 @@
 //! The canonical request target, and the ways in which a server may read its path (DESIGN section 2, rule 5).
 //!
 //! Dot segments are removed; all else is sent as it came. For judging, a path has one or more readings: escapes are
-//! decoded once, slashes merged and unmerged, `%2f` as slash and as data. Says nothing of rules; `matching` does.
+//! decoded once, slashes merged and unmerged, `%2f` as slash and as data, and two slashes at the front as the start of an
+//! authority. Says nothing of rules; `matching` does.
 
 use super::Malformed;
 use http::uri::PathAndQuery;
@@ -136,7 +137,7 @@ fn without_dot_segments(path: &str) -> Result<Cow<'_, str>, Malformed> {
     if !dots {
         return Ok(Cow::Borrowed(path));
     }
-    let kept = resolve_dots(path.as_bytes());
+    let kept = resolve_dots(path.as_bytes(), dot_segment);
     String::from_utf8(kept).map(Cow::Owned).map_err(|_| Malformed::Byte)
 }
 
@@ -163,13 +164,18 @@ fn dot_segment(segment: &[u8]) -> Option<DotSegment> {
     matches!(dots, 1 | 2).then_some(DotSegment { parent: dots == 2, parameters })
 }
 
+/// A dot segment as one finds it who takes nothing for an escape or a parameter.
+fn bare_dots(segment: &[u8]) -> Option<DotSegment> {
+    matches!(segment, b"." | b"..").then_some(DotSegment { parent: segment.len() == 2, parameters: false })
+}
+
 /// Removes dot segments and what they cancel. A path that ends in one ends in a slash.
-fn resolve_dots(path: &[u8]) -> Vec<u8> {
+fn resolve_dots(path: &[u8], dots: fn(&[u8]) -> Option<DotSegment>) -> Vec<u8> {
     let mut out: Vec<u8> = Vec::with_capacity(path.len());
     let mut segments = path.split(|&b| b == b'/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
-        match dot_segment(segment) {
+        match dots(segment) {
             None => {
                 out.push(b'/');
                 out.extend_from_slice(segment);
@@ -210,15 +216,29 @@ impl Target {
         }
         let data = decode(path, EncodedSlash::Data);
         let encoded_slash = has_encoded_slash(path);
-        let doubled = is_double_encoded(&data);
-        let obscure = encoded_slash || doubled || std::str::from_utf8(&data).is_err();
-        let mut paths = vec![Cow::Owned(merged(&data)), Cow::Owned(data)];
-        if encoded_slash {
-            let slash = decode(path, EncodedSlash::Slash);
-            paths.push(Cow::Owned(resolve_dots(&merged(&slash))));
-            paths.push(Cow::Owned(resolve_dots(&slash)));
+        let obscure = encoded_slash || is_double_encoded(&data) || std::str::from_utf8(&data).is_err();
+        let mut paths: Vec<Cow<'_, [u8]>> = Vec::new();
+        let mut add = |reading: Vec<u8>| {
+            if !paths.iter().any(|known| **known == *reading) {
+                paths.push(Cow::Owned(reading));
+            }
+        };
+        for path in std::iter::once(path.to_vec()).chain(behind_slashes(path)) {
+            let mut all = vec![decode(&path, EncodedSlash::Data)];
+            if encoded_slash {
+                let slash = decode(&path, EncodedSlash::Slash);
+                for slash in [merged(&slash), slash] {
+                    // What is escaped still is data to most servers, and dots to those that decode again.
+                    all.extend([bare_dots, dot_segment].map(|dots| resolve_dots(&slash, dots)));
+                }
+            }
+            for reading in all {
+                for reading in behind_authority(&reading).into_iter().chain([reading]) {
+                    add(merged(&reading));
+                    add(reading);
+                }
+            }
         }
-        paths.dedup();
         Readings { paths, obscure }
     }
 }
@@ -236,6 +256,21 @@ pub(super) fn decode_rule_path(text: &str) -> Result<Vec<u8>, Malformed> {
     }
     check_escapes(text.as_bytes(), path_escape)?;
     Ok(decode(text.as_bytes(), EncodedSlash::Data))
+}
+
+/// What Python's server makes of a path that begins with several slashes: one, and the others stay as they are.
+fn behind_slashes(path: &[u8]) -> Option<Vec<u8>> {
+    let rest = path.strip_prefix(b"//")?;
+    let end = rest.iter().position(|&byte| byte != b'/').unwrap_or(rest.len());
+    Some([b"/", rest.get(end..)?].concat())
+}
+
+/// What URL libraries leave of a path that begins with two slashes: they take its first segment for an authority (RFC
+/// 3986 section 4.2), and those of WHATWG any slashes before it too. Servers use them on the target.
+fn behind_authority(path: &[u8]) -> Option<Vec<u8>> {
+    let rest = behind_slashes(path)?;
+    let path = memchr::memchr_iter(b'/', &rest).nth(1).and_then(|at| rest.get(at..));
+    Some(path.unwrap_or(b"/").to_vec())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -379,8 +414,13 @@ mod tests {
     fn readings_show_what_servers_may_see() {
         assert_eq!(readings("/a/b"), ["/a/b"]);
         assert_eq!(readings("/a%20b"), ["/a b"]);
-        assert_eq!(readings("//a//b"), ["/a/b", "//a//b"]);
+        assert_eq!(readings("//a//b"), ["/b", "//b", "/a/b", "//a//b", "/a//b"]);
+        assert_eq!(readings("///a/b"), ["/b", "/a/b", "///a/b"]);
         assert_eq!(readings("/x/..%2fadmin"), ["/x/..%2Fadmin", "/admin"]);
+        let twice = readings("/a%2fb/%252e%252e/c");
+        assert!(
+            ["/a%2Fb/%2e%2e/c", "/a/b/%2e%2e/c", "/a/c"].iter().all(|path| twice.iter().any(|r| r == path))
+        );
         assert!(canonical("/a%252fb").unwrap().readings().obscure);
         assert!(canonical("/a%25%32%65b").unwrap().readings().obscure);
         assert!(canonical("/%c0%ae%c0%ae/x").unwrap().readings().obscure);

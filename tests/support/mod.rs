@@ -20,6 +20,7 @@ pub mod ns;
 pub mod origin;
 pub mod orphans;
 pub mod pages;
+pub mod parsers;
 pub mod policies;
 pub mod programs;
 pub mod proxy;

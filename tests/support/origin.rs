@@ -319,6 +319,19 @@ impl Conversation {
         }
     }
 
+    /// What `first` finds at the front of the bytes that have come, and how long it is; nothing when the peer goes before.
+    pub fn next<T>(&mut self, mut first: impl FnMut(&[u8]) -> Option<(usize, T)>) -> Option<T> {
+        loop {
+            if let Some((length, found)) = first(&self.buffered) {
+                self.buffered.drain(..length);
+                return Some(found);
+            }
+            if self.more() == 0 {
+                return None;
+            }
+        }
+    }
+
     pub fn say(&mut self, bytes: impl AsRef<[u8]>) {
         self.tell(bytes);
     }

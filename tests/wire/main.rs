@@ -23,6 +23,7 @@ mod clients;
 mod clock;
 mod crashes;
 mod credentials;
+mod differential;
 mod doctor;
 mod doors;
 mod events;
