@@ -1,6 +1,6 @@
 //! A world with a running gate, the ways into it, and the judgement by taps.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -69,6 +69,8 @@ pub struct Taps {
     /// What the hosts understood, over h2 too.
     pub requests: Vec<Arc<Request>>,
     pub packets: Vec<Packet>,
+    /// Connections of the gate that were begun before the mark, whose last packets may come at any time.
+    begun: Vec<(SocketAddr, SocketAddr)>,
     pub queries: Vec<Query>,
     /// Decision records, those of the DNS door left out.
     pub decisions: Vec<Record>,
@@ -196,12 +198,15 @@ impl Bed {
             new.filter(|record| record.is_decision() && record.text("door") != "dns").collect()
         };
         wait_until(Duration::from_secs(5), || (look().len() >= decisions).then_some(()));
-        let packets = self.world.capture.packets().split_off(mark.packets);
+        let mut before = self.world.capture.packets();
+        let packets = before.split_off(mark.packets);
+        let begun = before.iter().filter(|packet| packet.outgoing && packet.syn);
         let (connections, upstream) = self.upstream_since(&mark.read);
         let taps = Taps {
             connections,
             upstream,
             requests: self.world.origin.requests().split_off(mark.requests),
+            begun: begun.map(|packet| (packet.from, packet.to)).collect(),
             packets,
             queries: self.world.dns.queries().split_off(mark.queries),
             decisions: look(),
@@ -298,10 +303,13 @@ impl Taps {
         self
     }
 
-    /// The WAN carried no TCP, UDP or echo from the gate, whatever it was meant for.
+    /// The WAN carried no TCP, UDP or echo from the gate, whatever it was meant for, but for the last words of what was
+    /// begun before.
     pub fn quiet_wan(&self) -> &Self {
         let loud = |packet: &&Packet| {
-            packet.outgoing && (matches!(packet.protocol, TCP | UDP) || packet.is_echo_request())
+            let is_old =
+                packet.protocol == TCP && !packet.syn && self.begun.contains(&(packet.from, packet.to));
+            packet.outgoing && !is_old && (matches!(packet.protocol, TCP | UDP) || packet.is_echo_request())
         };
         let packets: Vec<&Packet> = self.packets.iter().filter(loud).collect();
         assert!(packets.is_empty(), "packets on the WAN: {packets:?}");
