@@ -75,6 +75,20 @@ hosts = ["files.good.test"]
 action = "allow"
 "#;
 
+/// Long-lived flows: a host that serves WebSockets, and one that is tunnelled.
+pub const STREAMS: &str = r#"
+[[rule]]
+name = "good"
+hosts = ["api.good.test"]
+action = "allow"
+websocket = true
+
+[[rule]]
+name = "pinned"
+hosts = ["pinned.good.test"]
+action = "tunnel"
+"#;
+
 /// Everything is open, for what must be closed nevertheless.
 pub const P10: &str = r#"
 danger_any_host = true

@@ -91,25 +91,12 @@ fn reloaded(bed: &Bed) -> usize {
     bed.gate.records().iter().filter(|record| record.text("event") == "reload").count()
 }
 
-const OPEN: &str = r#"
-[[rule]]
-name = "good"
-hosts = ["api.good.test"]
-action = "allow"
-websocket = true
-
-[[rule]]
-name = "pinned"
-hosts = ["pinned.good.test"]
-action = "tunnel"
-"#;
-
 /// How long what was open may go on: the look is taken every second.
 const ENDED: Duration = Duration::from_secs(3);
 
 #[test]
 fn ft_10_a_host_that_is_taken_away_is_taken_from_every_open_flow() {
-    let bed = Bed::with(&Setup { policy: OPEN.into(), ..Setup::default() });
+    let bed = Bed::with(&Setup { policy: STREAMS.into(), ..Setup::default() });
     let ask = get("api.good.test", "/");
     let mut kept = bed.https(PUB1, "api.good.test").unwrap();
     assert_eq!(kept.ask(&ask).unwrap().status, 200);

@@ -116,19 +116,6 @@ fn who_was_let_in_before_the_stop_still_gets_an_answer() {
     bed.control();
 }
 
-const STREAMS: &str = r#"
-[[rule]]
-name = "good"
-hosts = ["api.good.test"]
-action = "allow"
-websocket = true
-
-[[rule]]
-name = "pinned"
-hosts = ["pinned.good.test"]
-action = "tunnel"
-"#;
-
 #[test]
 fn ft_14_websockets_and_tunnels_have_the_time_of_the_drain_and_then_end_with_a_record() {
     let mut bed =
