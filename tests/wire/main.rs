@@ -30,7 +30,6 @@ mod events;
 mod exec;
 mod exec_walls;
 mod faults;
-mod fidelity;
 mod framing;
 mod git;
 mod ground;

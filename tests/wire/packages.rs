@@ -1,9 +1,7 @@
-//! Gauntlet CL-04 and CL-05: package managers against registries of the test internet, each verifying what it got.
+//! Gauntlet CL-04: package managers that install by a lock file or an index, and refuse what is not the package.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::support::origin::Conversation;
 use crate::support::pages::sha256;
 use crate::support::*;
 
@@ -76,84 +74,4 @@ fn cl_04_cargo_fetches_from_a_sparse_index_and_verifies_the_hash() {
     )
     .unwrap();
     bed.succeed(&format!("cd app && {cargo} fetch -q && {cargo} fetch -q --locked --offline"));
-}
-
-/// A mirror as apt likes it: a connection that lives, answers in order to requests that did not wait, 304 where nothing
-/// is new.
-fn mirror(peer: &mut Conversation, files: &[(String, Vec<u8>)]) {
-    const SINCE: &str = "Sat, 01 Jan 2000 00:00:00 GMT";
-    while let Some(head) = peer.head() {
-        let path = head.split(' ').nth(1).unwrap_or_default();
-        let known = files.iter().find(|(name, _)| name == path);
-        match known {
-            Some(_) if head.to_ascii_lowercase().contains("if-modified-since:") => {
-                peer.say(format!("HTTP/1.1 304 Not Modified\r\nLast-Modified: {SINCE}\r\n\r\n"));
-            }
-            Some((_, bytes)) => {
-                let length = bytes.len();
-                peer.say(format!(
-                    "HTTP/1.1 200 OK\r\nLast-Modified: {SINCE}\r\nContent-Length: {length}\r\n\r\n"
-                ));
-                peer.say(bytes);
-            }
-            None => peer.say("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
-        }
-    }
-}
-
-/// A repository with packages of these names, by path.
-fn repository(bed: &Bed, names: &[&str]) -> Vec<(String, Vec<u8>)> {
-    let dir = &bed.gate.dir;
-    let (mut list, mut files) = (String::new(), Vec::new());
-    for name in names {
-        let folder = dir.join(name).join("DEBIAN");
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let control = format!(
-            "Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: t <t@good.test>\nDescription: t\n"
-        );
-        std::fs::write(folder.join("control"), &control).unwrap();
-        bed.succeed(&format!("dpkg-deb --root-owner-group --build {name} {name}.deb"));
-        let bytes = std::fs::read(dir.join(format!("{name}.deb"))).unwrap();
-        let (size, hash) = (bytes.len(), sha256(&bytes));
-        list += &format!("{control}Filename: pool/{name}.deb\nSize: {size}\nSHA256: {hash}\n\n");
-        files.push((format!("/debian/pool/{name}.deb"), bytes));
-    }
-    let (size, hash) = (list.len(), sha256(list.as_bytes()));
-    let release = format!(
-        "Origin: t\nSuite: stable\nCodename: stable\nDate: Sat, 01 Jan 2000 00:00:00 UTC\nArchitectures: all\nComponents: main\n\
-         Acquire-By-Hash: yes\nSHA256:\n {hash} {size} main/binary-all/Packages\n"
-    );
-    files.push(("/debian/dists/stable/Release".into(), release.into_bytes()));
-    // Under its hash alone: who does not ask for that gets nothing.
-    files.push((format!("/debian/dists/stable/main/binary-all/by-hash/SHA256/{hash}"), list.into_bytes()));
-    files
-}
-
-#[test]
-fn cl_05_apt_updates_and_downloads_in_clear_text() {
-    let bed = Bed::new(P1);
-    let names = ["one", "two", "three", "four", "five", "six"];
-    let files = repository(&bed, &names);
-    bed.world.origin.script((PUB1, 80), move |peer| mirror(peer, &files));
-    let settings = format!(
-        "Dir \"{0}/apt\";\nDir::Etc::Parts \"none\";\nDir::Etc::Main \"none\";\nDir::State::Status \"{0}/apt/status\";\n\
-         APT::Sandbox::User \"root\";\nAPT::Architecture \"all\";\nAPT::Architectures {{ \"all\"; }};\nAcquire::Languages \"none\";\n\
-         Acquire::http::Pipeline-Depth \"5\";\n",
-        bed.gate.dir.display()
-    );
-    std::fs::write(bed.gate.dir.join("apt.conf"), settings).unwrap();
-    let set_up = "mkdir -p apt/etc/apt/preferences.d apt/var/lib/apt/lists/partial apt/var/cache/apt/archives/partial && \
-                  touch apt/status && echo 'deb [trusted=yes] http://plain.good.test/debian stable main' > apt/etc/apt/sources.list";
-    bed.succeed(set_up);
-    let apt = "env APT_CONFIG=$PWD/apt.conf apt-get -q";
-    bed.succeed(&format!("{apt} update && {apt} update"));
-    let got = bed.succeed(&format!(
-        "mkdir got && cd got && env APT_CONFIG=$PWD/../apt.conf apt-get -q download {} >&2 && ls | wc -l",
-        names.join(" ")
-    ));
-    assert_eq!(got.trim(), "6");
-    let asked: String = bed.world.origin.connections().iter().map(|seen| seen.text()).collect();
-    assert!(asked.contains("/by-hash/SHA256/"), "{asked}");
-    assert!(asked.to_ascii_lowercase().contains("if-modified-since: sat, 01 jan 2000"), "{asked}");
 }
