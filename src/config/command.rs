@@ -4,7 +4,7 @@
 //! Taken from the file: policies, authority, resolver, upstream roots, records, limits. Doors, tables, user and admin
 //! are the command's own, whatever the file says.
 
-use super::raw::{Raw, Source};
+use super::raw::Source;
 use super::{Config, Mode};
 use crate::admin;
 use crate::audit::Sink;
@@ -40,11 +40,12 @@ impl Config {
             None => String::new(),
         };
         let source = Source::new(path, &text);
-        let mut raw: Raw = source.parse()?;
+        let (raw, problems) = source.parse();
+        let Some(mut raw) = raw else { return Err(Problems(problems)) };
         let own_authority = raw.ca.certificate.is_none() && raw.ca.key.is_none();
         let own_records = raw.audit.file.is_none();
         raw.keep_for_a_command();
-        let mut config = Self::checked(&source, raw, Some(Mode::Transparent))?;
+        let mut config = Self::checked(&source, raw, Some(Mode::Transparent), problems)?;
         if own_authority {
             config.ca.certificate = places.state.join("ca.pem");
             config.ca.key = places.state.join("ca.key");

@@ -121,14 +121,22 @@ impl Config {
             Problems::one(problem)
         })?;
         let source = Source::new(path, &text);
-        let raw: Raw = source.parse()?;
-        Self::checked(&source, raw, mode)
+        let (raw, problems) = source.parse();
+        match raw {
+            Some(raw) => Self::checked(&source, raw, mode, problems),
+            None => Err(Problems(problems)),
+        }
     }
 
-    fn checked(source: &Source<'_>, raw: Raw, mode: Option<Mode>) -> Result<Self, Problems> {
+    /// `problems` are those of the file's form.
+    fn checked(
+        source: &Source<'_>,
+        raw: Raw,
+        mode: Option<Mode>,
+        mut problems: Vec<Problem>,
+    ) -> Result<Self, Problems> {
         let base = source.path.parent().unwrap_or(Path::new("")).to_owned();
         let at = |path: &Path| base.join(path);
-        let mut problems = Vec::new();
         let mode = mode.or(raw.mode).unwrap_or(Mode::Transparent);
         let transparent = source.addresses(&raw.listen.transparent, &mut problems);
         let explicit = source.addresses(&raw.listen.explicit, &mut problems);

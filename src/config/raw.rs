@@ -2,7 +2,7 @@
 
 use super::Mode;
 use crate::base::HostName;
-use crate::policy::{Problem, Problems};
+use crate::policy::Problem;
 use crate::steer::Intercept;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,16 +159,58 @@ pub(super) struct Source<'a> {
     text: &'a str,
 }
 
+/// Takes out the innermost entry that stands at this place; `false` where none does.
+fn take_out(table: &mut DeTable<'_>, at: usize) -> bool {
+    let mut here = None;
+    for (key, value) in table.iter_mut() {
+        let inside = match value.get_mut() {
+            DeValue::Table(table) => take_out(table, at),
+            DeValue::Array(items) => items.iter_mut().any(|item| match item.get_mut() {
+                DeValue::Table(table) => take_out(table, at),
+                _ => false,
+            }),
+            _ => false,
+        };
+        if inside {
+            return true;
+        }
+        if key.span().contains(&at) || value.span().contains(&at) {
+            here = Some(key.clone());
+        }
+    }
+    here.is_some_and(|key| table.remove(&key).is_some())
+}
+
 impl<'a> Source<'a> {
     pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
         Self { path, text }
     }
 
-    pub(super) fn parse(&self) -> Result<Raw, Problems> {
-        toml::from_str(self.text).map_err(|error| {
-            let message = error.message().to_owned();
-            Problems::one(self.spanned(error.span().unwrap_or(0..0), message))
-        })
+    /// Everything that is wrong with the form of the file, and what it says where that can be told: serde stops at the
+    /// first fault, so what is at fault is taken out, and the rest is read again.
+    pub(super) fn parse(&self) -> (Option<Raw>, Vec<Problem>) {
+        let problem =
+            |error: &toml::de::Error| self.spanned(error.span().unwrap_or(0..0), error.message().to_owned());
+        let (mut table, faults) = DeTable::parse_recoverable(self.text);
+        let mut problems: Vec<Problem> = faults.iter().map(problem).collect();
+        if !problems.is_empty() {
+            return (None, problems);
+        }
+        let mut only_unknown = true;
+        loop {
+            match Raw::deserialize(toml::Deserializer::from(table.clone())) {
+                // Without what was taken out the rest may mean something else.
+                Ok(raw) => return (Some(raw).filter(|_| only_unknown), problems),
+                Err(error) => {
+                    only_unknown &= error.message().starts_with("unknown field");
+                    problems.push(problem(&error));
+                    let at = error.span().map(|span| span.start);
+                    if !at.is_some_and(|at| take_out(table.get_mut(), at)) {
+                        return (None, problems);
+                    }
+                }
+            }
+        }
     }
 
     /// A problem at a value.
@@ -228,5 +271,38 @@ impl<'a> Source<'a> {
             problems.push(self.at(value, "not a list of resolvers").help(help));
         }
         servers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> Vec<String> {
+        let (raw, problems) = Source::new(Path::new("f"), text).parse();
+        assert_eq!(
+            raw.is_none(),
+            problems.iter().any(|problem| !problem.message.starts_with("unknown field"))
+        );
+        problems.iter().map(|p| format!("{}:{} {}", p.line, p.column, p.message)).collect()
+    }
+
+    #[test]
+    fn every_fault_of_the_form_is_told_with_its_place() {
+        let text = "modes = \"regular\"\n[listen]\nexplicit = [\"127.0.0.1:3128\"]\ndoor = 1\n[audit]\nfile = 5\n\
+                    [[resolver.zone]]\nsuffix = \"a.test\"\nupstreams = \"system\"\nmore = 1\n";
+        let all = told(text);
+        let starts = [
+            "1:1 unknown field `modes`",
+            "4:1 unknown field `door`",
+            "6:8 invalid type",
+            "10:1 unknown field `more`",
+        ];
+        for start in starts {
+            assert!(all.iter().any(|told| told.starts_with(start)), "{start}: {all:#?}");
+        }
+        assert_eq!(all.len(), starts.len(), "{all:#?}");
+        assert_eq!(told("a = \nb = ]\n").len(), 2, "those of the syntax, too");
+        assert!(told("mode = \"regular\"\n").is_empty());
     }
 }
