@@ -8,7 +8,7 @@ use crate::support::*;
 
 /// Messages are plain bytes, so that nothing has to be compiled. Each method says what reached it.
 const SERVER: &str = r#"
-import sys, time, grpc
+import sys, threading, grpc
 from concurrent import futures
 
 def unary(request, context):
@@ -35,8 +35,9 @@ def slow(request, context):
     # The deadline came along, or there would be no end.
     with open("deadline", "w") as file:
         file.write(str(context.time_remaining()))
-    while context.is_active():
-        time.sleep(0.01)
+    ended = threading.Event()
+    if context.add_callback(ended.set):
+        ended.wait()
     with open("cancelled", "w") as file:
         file.write("yes")
     return b""
