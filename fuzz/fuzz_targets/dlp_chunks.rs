@@ -2,10 +2,14 @@
 //! The first three bytes of an input choose the coding and the chunks, the rest is the message.
 #![no_main]
 
+#[path = "../pieces.rs"]
+mod pieces;
+
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use outgate::base::SecretBytes;
 use outgate::dlp::{Coding, Detectors, KnownSecret, Limits, Selection, Stop, Stream};
+use pieces::cut;
 use std::sync::{Arc, LazyLock};
 
 static DETECTORS: LazyLock<Arc<Detectors>> = LazyLock::new(|| {
@@ -37,20 +41,6 @@ fn run<'a>(coding: Coding, chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, 
         }
     }
     (out, end)
-}
-
-/// Cuts a message into pieces of 1 to `most` bytes, by a small generator.
-fn cut(message: &[u8], most: usize, mut seed: u32) -> Vec<&[u8]> {
-    let mut rest = message;
-    let mut pieces = Vec::new();
-    while !rest.is_empty() {
-        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let length = (1 + (seed >> 16) as usize % most).min(rest.len());
-        let (piece, tail) = rest.split_at(length);
-        pieces.push(piece);
-        rest = tail;
-    }
-    pieces
 }
 
 fuzz_target!(|input: &[u8]| {

@@ -2,9 +2,13 @@
 //! written of it is understood as the same again. The first three bytes choose the sender and the pieces.
 #![no_main]
 
+#[path = "../pieces.rs"]
+mod pieces;
+
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use outgate::codec::ws::{Decoder, Encoder, Event, Kind, Sender, Violation};
+use pieces::cut;
 
 /// A message with its fragments joined, or a control frame.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,19 +57,6 @@ fn read<'a>(sender: Sender, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Said
         }
     }
     (said, None)
-}
-
-fn cut(stream: &[u8], most: usize, mut seed: u32) -> Vec<&[u8]> {
-    let mut rest = stream;
-    let mut pieces = Vec::new();
-    while !rest.is_empty() {
-        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let length = (1 + (seed >> 16) as usize % most).min(rest.len());
-        let (piece, tail) = rest.split_at(length);
-        pieces.push(piece);
-        rest = tail;
-    }
-    pieces
 }
 
 fuzz_target!(|input: &[u8]| {
