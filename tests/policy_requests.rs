@@ -18,7 +18,7 @@ mod hosts {
         let snapshot = load(&format!("{P10}{P1}"));
         allows(&snapshot, "GET https://api.good.test./");
         denies(&snapshot, "GET https://deny.test./", Reason::RuleDenied);
-        assert_eq!(request("GET https://api.good.test./", &[]).authority(), "api.good.test");
+        assert_eq!(&*request("GET https://api.good.test./", &[]).authority(), "api.good.test");
         assert_eq!(connect(&snapshot, "deny.test.", 443), "rule_denied");
     }
 
@@ -27,7 +27,7 @@ mod hosts {
         let snapshot = load(P10);
         allows(&snapshot, "GET https://API.Good.TEST/");
         denies(&snapshot, "GET https://DENY.Test/", Reason::RuleDenied);
-        assert_eq!(request("GET https://API.Good.TEST/", &[]).authority(), "api.good.test");
+        assert_eq!(&*request("GET https://API.Good.TEST/", &[]).authority(), "api.good.test");
     }
 
     #[test]

@@ -11,19 +11,9 @@ use std::time::SystemTime;
 /// How many findings or answers one record lists.
 pub(super) const LIST_LIMIT: usize = 16;
 
-/// Decimal digits. By hand: the formatting machinery was a tenth of what a record costs.
-pub(super) fn push_digits(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [b'0'; 20];
-    let mut used = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-        used += 1;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(digits.len() - used..).unwrap_or_default());
+/// Decimal digits. Not with `write!`: the formatting machinery was a tenth of what a record costs.
+pub(super) fn push_digits(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// A body being written: everything between the `{` and the `hash` of a line, without them.

@@ -1,5 +1,6 @@
 //! Canonical host names and authorities. One spelling for each identity: lower case, A-labels, no trailing dot.
 
+use super::Scheme;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -35,21 +36,23 @@ impl HostName {
         if text.len() > 253 {
             return Err(HostNameError::TooLong);
         }
-        for label in text.split('.') {
-            if label.is_empty() || label.len() > 63 {
-                return Err(HostNameError::Label);
-            }
-            if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
-                return Err(HostNameError::Byte);
+        let (mut label, mut upper) = (0, false);
+        for byte in text.bytes() {
+            match byte {
+                b'.' if label == 0 || label > 63 => return Err(HostNameError::Label),
+                b'.' => label = 0,
+                b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label += 1,
+                b'A'..=b'Z' => (label, upper) = (label + 1, true),
+                _ => return Err(HostNameError::Byte),
             }
         }
-        if text.rsplit('.').next().is_some_and(is_number) {
+        if label == 0 || label > 63 {
+            return Err(HostNameError::Label);
+        }
+        if text.as_bytes().rsplit(|byte| *byte == b'.').next().is_some_and(is_number) {
             return Err(HostNameError::Numeric);
         }
-        if text.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Ok(Self(text.to_ascii_lowercase().into()));
-        }
-        Ok(Self(text.into()))
+        Ok(Self(if upper { text.to_ascii_lowercase().into() } else { text.into() }))
     }
 
     /// Reads a name as an operator writes it: like [`HostName::parse`], and U-labels become A-labels (UTS 46).
@@ -75,11 +78,10 @@ impl HostName {
 }
 
 /// The WHATWG "ends in a number" test on one label: decimal digits, or `0x` and hex digits.
-fn is_number(label: &str) -> bool {
-    let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
-    match hex {
-        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
-        None => label.bytes().all(|b| b.is_ascii_digit()),
+fn is_number(label: &[u8]) -> bool {
+    match label {
+        [b'0', b'x' | b'X', digits @ ..] => digits.iter().all(u8::is_ascii_hexdigit),
+        digits => digits.iter().all(u8::is_ascii_digit),
     }
 }
 
@@ -116,10 +118,21 @@ impl Host {
             let v6: Ipv6Addr = inner.parse().map_err(|_| HostNameError::Byte)?;
             return Ok(Self::Ip(IpAddr::V6(v6).to_canonical()));
         }
-        if let Ok(v4) = text.parse::<Ipv4Addr>() {
+        if text.starts_with(|c: char| c.is_ascii_digit())
+            && let Ok(v4) = text.parse::<Ipv4Addr>()
+        {
             return Ok(Self::Ip(v4.into()));
         }
         HostName::parse(text).map(Self::Name)
+    }
+
+    /// What is sent as `Host` or `:authority`: no port where it is the scheme's own.
+    pub fn authority(&self, scheme: Scheme, port: u16) -> Arc<str> {
+        match self {
+            Self::Name(name) if scheme.default_port() == Some(port) => name.0.clone(),
+            _ if scheme.default_port() == Some(port) => self.to_string().into(),
+            _ => format!("{self}:{port}").into(),
+        }
     }
 
     pub fn name(&self) -> Option<&HostName> {

@@ -244,7 +244,7 @@ pub(super) fn raw_named(bound: Bound) -> Decided {
     let snapshot = flow.shared.snapshot.load_full();
     let Some(host) = named else {
         let refusal = Refusal::new(Reason::NoAuthority, "raw TCP without a name");
-        let facts = Facts::connection(String::new(), "tcp");
+        let facts = Facts::connection("", "tcp");
         return Decided::Refused(Refused { stream, flow, ticket, facts, refusal, how: How::Reset });
     };
     let facts = facts(&host, port, "tcp", Some(Scheme::Tcp));
@@ -272,7 +272,7 @@ fn refused_by(bound: Bound, proto: &'static str, reason: Reason, detail: &str, h
     let Bound { stream, flow, ticket, port, named, .. } = bound;
     let facts = match &named {
         Some(host) => facts(host, port, proto, None),
-        None => Facts::connection(String::new(), proto),
+        None => Facts::connection("", proto),
     };
     Decided::Refused(Refused { stream, flow, ticket, facts, refusal: Refusal::new(reason, detail), how })
 }

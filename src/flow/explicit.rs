@@ -3,18 +3,18 @@
 
 use super::claim::{self, Connection, Explicit};
 use super::decide::{self, Bound};
-use super::h1::{self, Client, Next, Shape};
+use super::h1::{self, Client, Shape};
+use super::idle::{Next, idle};
 use super::registry::Ticket;
 use super::sniff;
 use super::target::Identified;
 use super::{Gate, carry_out};
 use crate::base::{Authority, Host, Scheme};
 use crate::codec::Body;
-use crate::codec::h1::{Framing, Reader, encode_response, write_head};
+use crate::codec::h1::{Framing, Reader, encode_response, head_buffer, write_head};
 use crate::pipeline::{self, Asked, Facts, Flow, Rejected, Reply};
 use crate::policy::{Reason, Refusal};
-use bytes::BytesMut;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -27,12 +27,12 @@ pub(super) async fn serve(gate: &Arc<Gate>, identified: Identified) {
     let flow = Arc::new(flow);
     let (read, writer) = tokio::io::split(stream);
     let mut connection = Client { reader: Reader::new(read), writer, eof_is_the_end: false };
-    let mut first = true;
+    let mut idle = idle(gate);
     loop {
-        let (shape, claimed) = match h1::next_head(gate, &mut connection.reader, first).await {
+        let (shape, claimed) = match idle.next_head(gate, &mut connection.reader).await {
             Next::Head(head) => {
                 let shape = Shape::of(&head);
-                match claim::explicit(*head) {
+                match claim::explicit(head) {
                     Ok(Explicit::Request(asked)) => (shape, Ok(asked)),
                     Ok(Explicit::Connect { host, port }) => {
                         return Box::pin(connect(gate, connection, flow, ticket, host, port)).await;
@@ -44,7 +44,6 @@ pub(super) async fn serve(gate: &Arc<Gate>, identified: Identified) {
             Next::Late => (Shape::closing(), Err(h1::late_head(&UNBOUND))),
             Next::End => return,
         };
-        first = false;
         let flow = flow.clone();
         let turn = h1::turn(gate, connection, shape, claimed, |claimed, body| answer(flow, claimed, body));
         match Box::pin(turn).await {
@@ -86,7 +85,7 @@ async fn connect(
         return deny(gate, connection, &flow, &host, port, refusal).await;
     }
     let Client { reader, mut writer, .. } = connection;
-    let mut head = BytesMut::new();
+    let mut head = head_buffer();
     encode_response(&mut head, StatusCode::OK, None, &HeaderMap::new(), Framing::UntilClose, None, false);
     if write_head(&mut writer, head, gate.settings.write_stall).await.is_err() {
         return;
@@ -129,7 +128,7 @@ async fn deny(
 ) {
     let snapshot = flow.shared.snapshot.load_full();
     let mut facts = Facts::connection(format!("{host}:{port}"), "http/1.1");
-    facts.method = "CONNECT".to_owned();
+    facts.method = Some(Method::CONNECT);
     pipeline::refuse(flow, &snapshot, &facts, &refusal).await;
     let page = pipeline::Page::forbidden(refusal.clone(), &facts);
     let reply = async move |_, body: Body| {

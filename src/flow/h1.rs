@@ -2,19 +2,19 @@
 
 use super::claim::{self, Connection};
 use super::decide::Plain;
+use super::idle::{Next, idle};
 use super::registry::Ticket;
 use super::{Gate, websocket};
 use crate::base::Proto;
 use crate::codec::h1::{
     Framing, HeadError, Left, MessageBody, Persistence, ReadError, Reader, RequestHead, Slot,
-    encode_response, framing_of, write_message,
+    encode_response, framing_of, head_buffer, write_head, write_message,
 };
 use crate::codec::{Body, Pace, Recorded};
 use crate::dns::Leases;
 use crate::pipeline::{self, Asked, Flow, Outcome, Rejected, Reply, Switched};
 use crate::policy::{Reason, Refusal};
 use crate::tls::Records;
-use bytes::BytesMut;
 use http::{StatusCode, Version};
 use http_body::Body as _;
 use std::sync::Arc;
@@ -97,13 +97,12 @@ async fn serve<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let (read, writer) = tokio::io::split(io);
     let mut connection = Client { reader: Reader::new(read), writer, eof_is_the_end };
-    let mut first = true;
+    let mut idle = idle(gate);
     loop {
-        match next_head(gate, &mut connection.reader, first).await {
+        match idle.next_head(gate, &mut connection.reader).await {
             Next::Head(head) => {
-                first = false;
                 // Boxed for the time of the exchange, so that an idle connection stays small.
-                let turn = Box::pin(claimed_turn(gate, connection, *head, service)).await;
+                let turn = Box::pin(claimed_turn(gate, connection, head, service)).await;
                 match turn {
                     Some(kept) => connection = kept,
                     None => return,
@@ -143,42 +142,6 @@ pub(super) struct Client<IO> {
     pub(super) writer: WriteHalf<IO>,
     /// In TLS a close means that the client is gone; in clear text it may only have finished asking.
     pub(super) eof_is_the_end: bool,
-}
-
-pub(super) enum Next {
-    Head(Box<RequestHead>),
-    Bad(ReadError),
-    /// A head that did not come in time.
-    Late,
-    /// The client closed between requests, was idle too long, or the daemon ends.
-    End,
-}
-
-pub(super) async fn next_head<R: AsyncRead + Unpin>(
-    gate: &Gate,
-    reader: &mut Reader<R>,
-    first: bool,
-) -> Next {
-    let settings = &gate.settings;
-    let mut drain = gate.tasks.drain_signal();
-    let idle = if first { settings.head } else { settings.idle };
-    tokio::select! {
-        biased;
-        data = tokio::time::timeout(idle, reader.wait_for_data()) => match data {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false) | Err(_)) => return Next::End,
-            Err(_) if first => return Next::Late,
-            Err(_) => return Next::End,
-        },
-        // Who has not asked for anything yet was let in for one request at least.
-        () = async { if first { drain.last_call().await } else { drain.signalled().await } } => return Next::End,
-    }
-    match tokio::time::timeout(settings.head, reader.request(&settings.head_limits)).await {
-        Ok(Ok(Some(head))) => Next::Head(Box::new(head)),
-        Ok(Ok(None) | Err(ReadError::Io(_))) => Next::End,
-        Ok(Err(error)) => Next::Bad(error),
-        Err(_) => Next::Late,
-    }
 }
 
 /// What of a head belongs to the connection and not to the exchange.
@@ -227,7 +190,7 @@ where
     let Client { reader, mut writer, eof_is_the_end } = connection;
     let head_only = claimed.as_ref().is_ok_and(|asked| asked.method == http::Method::HEAD);
     let (body, holder, wanted) = match shape.framing {
-        Framing::None => (Body::Empty, Holder::Reader(Box::new(reader)), None),
+        Framing::None => (Body::Empty, Holder::Reader(reader), None),
         framing => {
             let pace = Pace { patience: settings.body_patience, bytes_per_second: settings.body_rate };
             let wanted = shape.expects_continue.then(|| Arc::new(Notify::new()));
@@ -258,7 +221,7 @@ where
     let keep_alive_10 = shape.version < Version::HTTP_11 && !close;
     // An answer to HEAD that states no length must not be given one.
     let told = if head_only && stated_length.is_none() { Framing::UntilClose } else { framing };
-    let mut head = BytesMut::new();
+    let mut head = head_buffer();
     let phrase = parts.extensions.get();
     encode_response(&mut head, parts.status, phrase, &parts.headers, told, stated_length, close);
     if keep_alive_10 {
@@ -286,10 +249,10 @@ async fn say_continue<W: AsyncWrite + Unpin>(wanted: Option<Arc<Notify>>, writer
 
 /// Who has the reader while an exchange runs.
 enum Holder<R> {
-    Reader(Box<Reader<R>>),
+    Reader(Reader<R>),
     Slot(Slot<R>),
     /// Back from a body that was not read to its end.
-    Left(Box<Left<R>>),
+    Left(Left<R>),
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
@@ -298,8 +261,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
         if let Self::Slot(slot) = self {
             let left = slot.returned().await;
             *self = match left {
-                Left { reader, finished: true } => Self::Reader(Box::new(reader)),
-                left => Self::Left(Box::new(left)),
+                Left { reader, finished: true } => Self::Reader(reader),
+                left => Self::Left(left),
             };
         }
         if let Self::Reader(reader) = self {
@@ -319,11 +282,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
         match slot.take() {
             None => true,
             Some(Left { reader, finished: true }) => {
-                *self = Self::Reader(Box::new(reader));
+                *self = Self::Reader(reader);
                 false
             }
             Some(left) => {
-                *self = Self::Left(Box::new(left));
+                *self = Self::Left(left);
                 true
             }
         }
@@ -342,7 +305,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
             let _ = tokio::time::timeout(settings.drain_time, writer.shutdown()).await;
         }
         let mut reader = match self {
-            Self::Reader(reader) => *reader,
+            Self::Reader(reader) => reader,
             Self::Left(left) => left.reader,
             Self::Slot(slot) => tokio::time::timeout(settings.drain_time, slot.returned()).await.ok()?.reader,
         };
@@ -369,9 +332,9 @@ async fn switch<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         switched.ending.finish(Outcome::Failed, Some(Reason::BadRequest), None);
         return None;
     };
-    let mut head = BytesMut::new();
+    let mut head = head_buffer();
     encode_response(&mut head, parts.status, None, &parts.headers, Framing::None, None, false);
-    if writer.write_all(&head).await.is_err() || writer.flush().await.is_err() {
+    if write_head(&mut writer, head, gate.settings.write_stall).await.is_err() {
         return None;
     }
     let (ahead, read) = reader.into_parts();
@@ -414,7 +377,7 @@ pub(super) fn unread(refusal: Refusal, status: StatusCode, connection: &Connecti
         refusal,
         status,
         authority: connection.host.as_ref().map(ToString::to_string).unwrap_or_default(),
-        method: String::new(),
+        method: None,
         target: String::new(),
         scheme: connection.scheme,
         proto: Proto::H1,

@@ -15,6 +15,7 @@ mod decide;
 mod explicit;
 mod h1;
 mod h2;
+mod idle;
 mod intercept;
 mod refuse;
 mod registry;

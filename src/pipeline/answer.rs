@@ -20,17 +20,20 @@ use tokio::time::Sleep;
 
 /// Fields that belong to one connection (RFC 9110 section 7.6.1), and those that would lead the client around the
 /// gate.
-const REMOVED: [HeaderName; 9] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::TRAILER,
-    header::TE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::ALT_SVC,
-];
+fn is_removed(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "transfer-encoding"
+            | "upgrade"
+            | "trailer"
+            | "te"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "alt-svc"
+    )
+}
 
 pub(super) fn relay(
     flow: &Flow,
@@ -74,13 +77,12 @@ pub(super) fn relay(
 }
 
 fn clean(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(tokens)
-        .filter_map(|token| HeaderName::from_bytes(token).ok())
-        .collect();
-    for name in named.iter().chain(&REMOVED) {
+    let connection = headers.get_all(header::CONNECTION);
+    let is_named = |name: &HeaderName| {
+        connection.iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
+    };
+    let gone = headers.keys().filter(|name| is_removed(name.as_str()) || is_named(name));
+    for name in gone.cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
 }

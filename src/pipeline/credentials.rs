@@ -9,6 +9,7 @@ use crate::secrets;
 use crate::upstream::UpstreamRequest;
 use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, HeaderValue, IF_RANGE, RANGE};
+use std::sync::Arc;
 
 /// Whether this permit puts credentials into the request, so that its answer must be redacted.
 pub(super) fn carries_credentials(permit: &Permit) -> bool {
@@ -19,7 +20,7 @@ pub(super) fn carries_credentials(permit: &Permit) -> bool {
 pub(super) fn into_request(prepared: &Prepared, body: Body) -> Result<Box<UpstreamRequest>, Stop> {
     let permit = &prepared.permit;
     let request = permit.request();
-    let mut headers = request.headers().clone();
+    let mut headers = request.shared_headers();
     if carries_credentials(permit) {
         if request.scheme() != Scheme::Https {
             return Err(Stop::new(
@@ -27,8 +28,9 @@ pub(super) fn into_request(prepared: &Prepared, body: Body) -> Result<Box<Upstre
                 "a rule with credentials matched a request in clear text",
             ));
         }
-        swap(permit, &mut headers)?;
-        inject(permit, &mut headers)?;
+        let headers = Arc::make_mut(&mut headers);
+        swap(permit, headers)?;
+        inject(permit, headers)?;
         // The answer is searched for what was put in: it must come uncoded and whole.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.remove(RANGE);

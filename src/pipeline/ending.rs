@@ -211,6 +211,12 @@ pub(crate) const REDACTED: &str = "secret_redacted";
 /// An answer's body that counts and, at its end, states the outcome. With `standing` it ends early when a reload no
 /// longer allows it.
 pub(crate) fn counted_down(body: Body, ending: Arc<Ending>, standing: Option<Box<Standing>>) -> Body {
+    // What is here whole cannot end otherwise any more.
+    if let Body::Empty | Body::Full(_) = &body {
+        ending.count_down(body.size_hint().lower());
+        ending.finish(Outcome::Done, None, None);
+        return body;
+    }
     if body.is_end_stream() {
         ending.finish(Outcome::Done, None, None);
         return body;

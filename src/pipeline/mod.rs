@@ -111,7 +111,7 @@ pub struct Rejected {
     pub refusal: Refusal,
     pub status: StatusCode,
     pub authority: String,
-    pub method: String,
+    pub method: Option<Method>,
     pub target: String,
     pub scheme: Scheme,
     pub proto: Proto,
@@ -184,8 +184,8 @@ pub async fn exchange(flow: &Flow, asked: Box<Asked>, body: Body) -> Reply {
         Ok(upload) => upload,
         Err(stop) => return fail(&ending, &facts, stop, None),
     };
-    let findings = upload.findings.clone();
-    let request = match credentials::into_request(&prepared, upload.body) {
+    let scan::Upload { body, findings } = upload;
+    let request = match credentials::into_request(&prepared, body) {
         Ok(request) => request,
         Err(stop) => return fail(&ending, &facts, stop, None),
     };
@@ -198,10 +198,7 @@ pub async fn exchange(flow: &Flow, asked: Box<Asked>, body: Body) -> Reply {
     match answered {
         Ok(answer) => relay(flow, standing, answer, ending, &facts),
         Err(error) => {
-            let stop = match findings.stop() {
-                Some(stop) => stop,
-                None => failure(&error),
-            };
+            let stop = findings.and_then(|findings| findings.stop()).unwrap_or_else(|| failure(&error));
             fail(&ending, &facts, stop, Some(&error))
         }
     }

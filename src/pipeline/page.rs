@@ -72,11 +72,15 @@ impl Page {
         Self {
             status: stop.status,
             sentence: stop.told.clone().map_or(sentence(refusal.reason).into(), Cow::Owned),
-            request: format!("{} {}", shown(&facts.method, 16), shown(&facts.authority, 255)),
+            request: format!(
+                "{} {}",
+                shown(facts.method.as_ref().map_or("", Method::as_str), 16),
+                shown(&facts.authority, 255)
+            ),
             reason: refusal.reason.as_str(),
             rule,
             form: facts.form,
-            head_only: facts.method == Method::HEAD.as_str(),
+            head_only: facts.method == Some(Method::HEAD),
         }
     }
 
@@ -320,7 +324,7 @@ mod tests {
         refusal.rule = Some("caf\u{e9} 100%".into());
         let facts = Facts {
             form: Form::Grpc,
-            method: "POST".into(),
+            method: Some(Method::POST),
             authority: "api.test".into(),
             ..Facts::default()
         };

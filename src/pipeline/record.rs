@@ -5,14 +5,16 @@ use super::{Asked, Ending, Flow, Form, Rejected, Stop};
 use crate::audit::{Decision, Finding, FlowId, Text};
 use crate::base::Scheme;
 use crate::policy::{Reason, Refusal, Snapshot};
+use http::Method;
 use std::sync::Arc;
 
 /// What a request said of itself, kept for its record and its page. Taken before anything is rewritten.
 #[derive(Debug, Default, Clone)]
 pub struct Facts {
     pub scheme: Option<Scheme>,
-    pub authority: String,
-    pub method: String,
+    pub authority: Arc<str>,
+    /// Of a request; a connection and what is no HTTP have none.
+    pub method: Option<Method>,
     pub target: String,
     pub proto: Option<&'static str>,
     pub dst_mismatch: bool,
@@ -23,14 +25,10 @@ pub struct Facts {
 
 impl Facts {
     pub(crate) fn of(asked: &Asked) -> Self {
-        let authority = match asked.scheme.default_port() {
-            Some(port) if port == asked.port => asked.host.to_string(),
-            _ => format!("{}:{}", asked.host, asked.port),
-        };
         Self {
             scheme: Some(asked.scheme),
-            authority,
-            method: asked.method.as_str().to_owned(),
+            authority: asked.host.authority(asked.scheme, asked.port),
+            method: Some(asked.method.clone()),
             target: asked.target.clone(),
             proto: Some(asked.proto.as_str()),
             dst_mismatch: asked.dst_mismatch,
@@ -42,7 +40,7 @@ impl Facts {
     pub(crate) fn rejected(rejected: &Rejected) -> Self {
         Self {
             scheme: Some(rejected.scheme),
-            authority: rejected.authority.clone(),
+            authority: rejected.authority.as_str().into(),
             method: rejected.method.clone(),
             target: rejected.target.clone(),
             proto: Some(rejected.proto.as_str()),
@@ -59,8 +57,8 @@ impl Facts {
     }
 
     /// A connection that is decided before it has requests.
-    pub fn connection(authority: String, proto: &'static str) -> Self {
-        Self { authority, proto: Some(proto), ..Self::default() }
+    pub fn connection(authority: impl Into<Arc<str>>, proto: &'static str) -> Self {
+        Self { authority: authority.into(), proto: Some(proto), ..Self::default() }
     }
 }
 
@@ -178,7 +176,7 @@ fn write(
         sni: flow.sni.as_ref().map(|name| Text::from(name.as_str())),
         scheme: facts.scheme,
         authority: some(&facts.authority),
-        method: some(&facts.method),
+        method: facts.method.as_ref().map(|method| Text::from(method.as_str())),
         path: some(entry.path),
         findings: &findings,
         dns: None,

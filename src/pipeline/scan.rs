@@ -89,7 +89,8 @@ fn blocked(finding: &Finding, place: &str) -> Stop {
 /// A request body that is scanned, and where its scanner says why it stopped.
 pub(super) struct Upload {
     pub(super) body: Body,
-    pub(super) findings: Findings,
+    /// Where there is a body.
+    pub(super) findings: Option<Findings>,
 }
 
 /// Why a body was stopped; told to whoever answers the client.
@@ -113,10 +114,10 @@ pub(super) fn outbound(
     body: Body,
     ending: &Arc<Ending>,
 ) -> Result<Upload, Stop> {
-    let findings = Findings::default();
     if body.is_end_stream() {
-        return Ok(Upload { body: Body::Empty, findings });
+        return Ok(Upload { body: Body::Empty, findings: None });
     }
+    let findings = Findings::default();
     let dlp = prepared.permit.rule().dlp();
     let way = Way {
         selection: dlp.outbound,
@@ -127,7 +128,7 @@ pub(super) fn outbound(
         ending: ending.clone(),
     };
     let body = wrap(flow, &prepared.permit, prepared.permit.request().headers(), body, way)?;
-    Ok(Upload { body, findings })
+    Ok(Upload { body, findings: Some(findings) })
 }
 
 pub(super) fn inbound(

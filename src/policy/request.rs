@@ -8,6 +8,7 @@ use super::path::{self, Target};
 use crate::base::{Host, Scheme};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
+use std::sync::Arc;
 
 #[derive(Debug, Clone)]
 pub struct CanonicalRequest {
@@ -16,7 +17,8 @@ pub struct CanonicalRequest {
     port: u16,
     method: Method,
     target: Target,
-    headers: HeaderMap,
+    /// Shared with what is sent: most requests go as they were judged.
+    headers: Arc<HeaderMap>,
     upgrade: Upgrade,
 }
 
@@ -50,7 +52,7 @@ impl CanonicalRequest {
         }
         let target = path::canonical(target)?;
         let upgrade = fields::clean(&method, &mut headers);
-        Ok(Self { scheme, host, port, method, target, headers, upgrade })
+        Ok(Self { scheme, host, port, method, target, headers: Arc::new(headers), upgrade })
     }
 
     pub fn scheme(&self) -> Scheme {
@@ -86,6 +88,11 @@ impl CanonicalRequest {
         &self.headers
     }
 
+    /// The same fields, to be sent. Whoever changes them changes a copy.
+    pub fn shared_headers(&self) -> Arc<HeaderMap> {
+        self.headers.clone()
+    }
+
     /// Asks for a WebSocket. A permit for such a request is only given for a whole handshake, whose `Connection` and
     /// `Upgrade` fields the codec makes anew.
     pub fn websocket(&self) -> bool {
@@ -97,12 +104,9 @@ impl CanonicalRequest {
         doh::is_question(self)
     }
 
-    /// The authority that is sent as `Host` or `:authority`: no port where it is the scheme's own.
-    pub fn authority(&self) -> String {
-        if self.scheme.default_port() == Some(self.port) {
-            return self.host.to_string();
-        }
-        format!("{}:{}", self.host, self.port)
+    /// As [`Host::authority`].
+    pub fn authority(&self) -> Arc<str> {
+        self.host.authority(self.scheme, self.port)
     }
 
     /// Applies a script's changes; the result is as canonical as a new one and must be judged again.
@@ -115,7 +119,7 @@ impl CanonicalRequest {
             change.port.unwrap_or(self.port),
             change.method.unwrap_or(self.method),
             target,
-            change.headers.unwrap_or(self.headers),
+            change.headers.unwrap_or_else(|| Arc::unwrap_or_clone(self.headers)),
         )?;
         if changed.upgrade == Upgrade::None {
             changed.upgrade = match upgrade {
@@ -136,7 +140,7 @@ impl CanonicalRequest {
 
     /// For the matched rule's own edits only; see `Permit::edited`.
     pub(super) fn headers_for_edits(&mut self) -> &mut HeaderMap {
-        &mut self.headers
+        Arc::make_mut(&mut self.headers)
     }
 }
 
@@ -172,7 +176,7 @@ mod tests {
         let make = |port| {
             CanonicalRequest::new(Scheme::Https, host.clone(), port, Method::GET, "/", HeaderMap::new())
         };
-        assert_eq!(make(443).unwrap().authority(), "a.test");
-        assert_eq!(make(8443).unwrap().authority(), "a.test:8443");
+        assert_eq!(&*make(443).unwrap().authority(), "a.test");
+        assert_eq!(&*make(8443).unwrap().authority(), "a.test:8443");
     }
 }

@@ -61,7 +61,7 @@ mod tests {
         let read = |line: &str| read_request_line(line, HeaderMap::new());
         let request = read("GET http://plain.good.test?x=/public/a").unwrap();
         assert_eq!(request.path_and_query().as_str(), "/?x=/public/a");
-        assert_eq!(read("GET https://API.good.test.:8443/a").unwrap().authority(), "api.good.test:8443");
+        assert_eq!(&*read("GET https://API.good.test.:8443/a").unwrap().authority(), "api.good.test:8443");
         assert_eq!(read("GET ftp://a.test/").unwrap_err(), RequestLineError::Scheme);
         assert!(read("GET https://a@b.test/").is_err());
     }

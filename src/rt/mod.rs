@@ -6,4 +6,4 @@ pub mod memory;
 mod tasks;
 
 pub use lazily::Lazily;
-pub use tasks::{Drain, Tasks};
+pub use tasks::{Drain, LAST_CALL, Tasks};

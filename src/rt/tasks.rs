@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 /// A client that was accepted just before the drain may still say what it wants.
-const LAST_CALL: Duration = Duration::from_secs(2);
+pub const LAST_CALL: Duration = Duration::from_secs(2);
 
 /// Spawns tasks and ends them together. Clones share one set.
 #[derive(Clone, Debug)]

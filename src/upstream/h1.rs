@@ -7,16 +7,18 @@ use super::wire::{Fault, refused};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest, Wire};
 use crate::codec::h1::{
     Framing, HeadLimits, Left, MessageBody, Persistence, Reader, ResponseHead, Slot, WriteError,
-    encode_request, framing_of, write_head, write_message,
+    encode_request, framing_of, head_buffer, write_head, write_message,
 };
 use crate::codec::{Body, BodyError, Pace};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{ReadHalf, WriteHalf};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Interim answers that one request may cause.
 const MAX_INTERIM: usize = 16;
@@ -26,6 +28,8 @@ pub(super) struct Connection {
     writer: WriteHalf<Wire>,
     reached: Reached,
     fault: Fault,
+    /// For the wait for an answer; kept with the connection, since a new one for each request costs more.
+    clock: Pin<Box<Sleep>>,
     reused: bool,
 }
 
@@ -33,7 +37,8 @@ impl Connection {
     pub(super) fn new(dialled: Dialled) -> Self {
         let fault = dialled.wire.fault();
         let (read, writer) = tokio::io::split(dialled.wire);
-        Self { reader: Reader::new(read), writer, reached: dialled.reached, fault, reused: false }
+        let clock = Box::pin(sleep(Duration::ZERO));
+        Self { reader: Reader::new(read), writer, reached: dialled.reached, fault, clock, reused: false }
     }
 
     pub(super) fn is_quiet(&mut self) -> bool {
@@ -49,10 +54,10 @@ pub(super) async fn exchange(
     upstream: &Upstream,
     key: &Key,
 ) -> Result<Answer, UpstreamError> {
-    let Connection { mut reader, writer, reached, fault, reused } = connection;
+    let Connection { mut reader, writer, reached, fault, mut clock, reused } = connection;
     let failed = |error| stale(reused, refused(&fault, error));
     let framing = framing_of(&request.body);
-    let mut head = BytesMut::new();
+    let mut head = head_buffer();
     encode_request(
         &mut head,
         &request.method,
@@ -86,13 +91,14 @@ pub(super) async fn exchange(
         });
         (None, Some(upload))
     };
-    let answered = answer(&mut reader, &request.method, upload, upstream, request.websocket).await;
+    let answered =
+        answer(&mut reader, &request.method, upload, upstream, request.websocket, clock.as_mut()).await;
     let (head, finished, still_uploading) = answered.map_err(failed)?;
     if let Some(upload) = still_uploading {
         let drain = upstream.tasks.drain_signal();
         upstream.tasks.spawn("upload", finish_upload(upload, drain));
     }
-    let connection = Parts { reader, writer: writer.or(finished).filter(|_| !is_last), reached };
+    let connection = Parts { reader, writer: writer.or(finished).filter(|_| !is_last), reached, clock };
     Ok(into_answer(head, connection, &request.method, upstream, key))
 }
 
@@ -119,6 +125,7 @@ async fn answer(
     upload: Option<Uploading>,
     upstream: &Upstream,
     websocket: bool,
+    mut clock: Pin<&mut Sleep>,
 ) -> Result<Answered, UpstreamError> {
     let settings = &upstream.settings;
     let mut reading = std::pin::pin!(final_head(reader, method, &settings.head, websocket));
@@ -140,8 +147,12 @@ async fn answer(
             head = &mut reading => return Ok((head?, None, Some(sending))),
         }
     }
-    let head = tokio::time::timeout(settings.response_head, reading).await;
-    Ok((head.unwrap_or(Err(UpstreamError::HeadTimeout))?, writer, None))
+    clock.as_mut().reset(Instant::now() + settings.response_head);
+    tokio::select! {
+        biased;
+        head = reading => Ok((head?, writer, None)),
+        () = clock => Err(UpstreamError::HeadTimeout),
+    }
 }
 
 /// Interim answers are ours to use and not passed on; `101` is valid only where we asked for it.
@@ -178,10 +189,11 @@ struct Parts {
     /// Absent where the connection ends with this answer: an upload still uses it, or failed.
     writer: Option<WriteHalf<Wire>>,
     reached: Reached,
+    clock: Pin<Box<Sleep>>,
 }
 
 fn into_answer(head: ResponseHead, parts: Parts, method: &Method, upstream: &Upstream, key: &Key) -> Answer {
-    let Parts { reader, writer, reached } = parts;
+    let Parts { mut reader, writer, reached, clock } = parts;
     let ResponseHead { status, headers, framing, stated_length, persistence } = head;
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = status;
@@ -204,9 +216,24 @@ fn into_answer(head: ResponseHead, parts: Parts, method: &Method, upstream: &Ups
         answer.stated_length = stated_length;
     }
     let home = (persistence == Persistence::KeepAlive && framing != Framing::UntilClose)
-        .then(|| writer.map(|writer| Home { pool: upstream.pool.clone(), key: key.clone(), writer, reached }))
+        .then(|| {
+            writer.map(|writer| Home {
+                pool: upstream.pool.clone(),
+                key: key.clone(),
+                writer,
+                reached,
+                clock,
+            })
+        })
         .flatten();
-    if framing == Framing::None {
+    // A short answer often comes whole with its head: then there is nothing to wait for.
+    let whole = match framing {
+        Framing::None => Some(Body::Empty),
+        Framing::Length(length) => reader.take_read(length).map(Body::Full),
+        Framing::Chunked | Framing::UntilClose => None,
+    };
+    if let Some(body) = whole {
+        *answer.response.body_mut() = body;
         if let Some(home) = home {
             home.take_back(reader);
         }
@@ -224,12 +251,14 @@ struct Home {
     key: Key,
     writer: WriteHalf<Wire>,
     reached: Reached,
+    clock: Pin<Box<Sleep>>,
 }
 
 impl Home {
     fn take_back(self, reader: Reader<ReadHalf<Wire>>) {
-        let Self { pool, key, writer, reached } = self;
-        let mut connection = Connection { reader, writer, reached, fault: Fault::default(), reused: true };
+        let Self { pool, key, writer, reached, clock } = self;
+        let fault = Fault::default();
+        let mut connection = Connection { reader, writer, reached, fault, clock, reused: true };
         // Bytes behind the answer belong to no request of ours: such a connection is not used again.
         if connection.is_quiet() {
             pool.put_h1(&key, connection);

@@ -139,7 +139,7 @@ fn message(request: &mut UpstreamRequest) -> Result<Request<()>, UpstreamError> 
     let scheme = if request.right.scheme() == Scheme::Https { "https" } else { "http" };
     let uri = Uri::builder()
         .scheme(scheme)
-        .authority(authority)
+        .authority(&*authority)
         .path_and_query(request.target.clone())
         .build()
         .map_err(|e| UpstreamError::Protocol(format!("the target has no HTTP/2 form: {e}")))?;
@@ -147,8 +147,7 @@ fn message(request: &mut UpstreamRequest) -> Result<Request<()>, UpstreamError> 
     *message.method_mut() = request.method.clone();
     *message.uri_mut() = uri;
     *message.version_mut() = Version::HTTP_2;
-    *message.headers_mut() =
-        if request.is_repeatable() { request.headers.clone() } else { std::mem::take(&mut request.headers) };
+    *message.headers_mut() = http::HeaderMap::clone(&request.headers);
     let states_nothing = !matches!(*message.method(), Method::POST | Method::PUT | Method::PATCH);
     match request.body.size_hint().exact() {
         None => {}

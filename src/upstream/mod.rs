@@ -77,7 +77,7 @@ impl Upstream {
     }
 
     fn key(&self, right: &DialRight) -> Key {
-        Key::new(right, self.proxy.load_full())
+        self.pool.key(right, self.proxy.load_full())
     }
 
     /// Sends one judged request and waits for the head of its answer. `client` is the protocol the client speaks,

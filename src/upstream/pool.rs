@@ -5,7 +5,7 @@ use super::{Settings, h1, h2};
 use crate::base::{Host, Proto, Scheme};
 use crate::policy::{ClientId, DialRight, Rule};
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 /// credentials; after a reload it is another rule. A proxy whose setting changed is another proxy.
 #[derive(Clone)]
 pub(super) struct Key {
+    /// Of all that follows but the proxy; made once, since an exchange looks its place up several times.
+    hash: u64,
     client: ClientId,
     host: Host,
     port: u16,
@@ -23,17 +25,6 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub(super) fn new(right: &DialRight, proxy: Option<Arc<Proxy>>) -> Self {
-        Self {
-            client: right.client(),
-            host: right.host().clone(),
-            port: right.port(),
-            scheme: right.scheme(),
-            rule: right.rule().clone(),
-            proxy,
-        }
-    }
-
     /// The way that connections of this key take.
     pub(super) fn proxy(&self) -> Option<&Arc<Proxy>> {
         self.proxy.as_ref()
@@ -42,7 +33,8 @@ impl Key {
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.client == other.client
+        self.hash == other.hash
+            && self.client == other.client
             && self.port == other.port
             && self.scheme == other.scheme
             && Arc::ptr_eq(&self.rule, &other.rule)
@@ -55,19 +47,35 @@ impl Eq for Key {}
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.client.hash(state);
-        self.host.hash(state);
-        self.port.hash(state);
-        (Arc::as_ptr(&self.rule) as usize).hash(state);
+        state.write_u64(self.hash);
     }
 }
+
+/// Passes on the hash that a key holds.
+#[derive(Default)]
+struct Held(u64);
+
+impl Hasher for Held {
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    /// Keys write nothing else.
+    fn write(&mut self, _: &[u8]) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Places = HashMap<Key, Entry, BuildHasherDefault<Held>>;
 
 /// Locks are held for a map look-up each, and flows to different places rarely share one.
 const SHARDS: usize = 16;
 
 pub(super) struct Pool {
-    shards: [Mutex<HashMap<Key, Entry>>; SHARDS],
-    hasher: std::hash::RandomState,
+    shards: [Mutex<Places>; SHARDS],
+    hasher: RandomState,
     idle: AtomicUsize,
     idle_for: Duration,
     per_key: usize,
@@ -125,11 +133,24 @@ impl Pool {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             shards: Default::default(),
-            hasher: std::hash::RandomState::new(),
+            hasher: RandomState::new(),
             idle: AtomicUsize::new(0),
             idle_for: settings.idle,
             per_key: settings.idle_per_key,
             total: settings.idle_total,
+        }
+    }
+
+    pub(super) fn key(&self, right: &DialRight, proxy: Option<Arc<Proxy>>) -> Key {
+        let (client, host, port, rule) = (right.client(), right.host(), right.port(), right.rule());
+        Key {
+            hash: self.hasher.hash_one((client, host, port, Arc::as_ptr(rule) as usize)),
+            client,
+            host: host.clone(),
+            port,
+            scheme: right.scheme(),
+            rule: rule.clone(),
+            proxy,
         }
     }
 
@@ -207,9 +228,9 @@ impl Pool {
         self.idle.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Entry>> {
-        use std::hash::BuildHasher;
-        let at = self.hasher.hash_one(key) as usize % SHARDS;
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Places> {
+        // The map takes its buckets from the low bits and its tags from the highest.
+        let at = (key.hash >> 32) as usize % SHARDS;
         let [first, ..] = &self.shards;
         lock(self.shards.get(at).unwrap_or(first))
     }

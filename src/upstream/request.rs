@@ -8,13 +8,14 @@ use crate::policy::DialRight;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Response, Version};
+use std::sync::Arc;
 
 /// One request with its credentials. Prints nothing of itself.
 pub struct UpstreamRequest {
     pub(super) right: DialRight,
     pub(super) method: Method,
     pub(super) target: PathAndQuery,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Arc<HeaderMap>,
     pub(super) body: Body,
     pub(super) websocket: bool,
 }
@@ -25,7 +26,7 @@ impl UpstreamRequest {
         right: DialRight,
         method: Method,
         target: PathAndQuery,
-        headers: HeaderMap,
+        headers: Arc<HeaderMap>,
         body: Body,
         websocket: bool,
     ) -> Self {
@@ -37,14 +38,9 @@ impl UpstreamRequest {
         matches!(self.body, Body::Empty) && self.method.is_idempotent()
     }
 
-    /// The Host that is sent: the canonical name, and the port where it is not the scheme's own.
-    pub(super) fn authority(&self) -> String {
-        let (host, port) = (self.right.host(), self.right.port());
-        if self.right.scheme().default_port() == Some(port) {
-            host.to_string()
-        } else {
-            format!("{host}:{port}")
-        }
+    /// The Host that is sent; as [`crate::base::Host::authority`].
+    pub(super) fn authority(&self) -> Arc<str> {
+        self.right.host().authority(self.right.scheme(), self.right.port())
     }
 }
 

@@ -8,12 +8,14 @@ mod head;
 mod lines;
 mod message;
 mod reader;
+mod spare;
 mod writer;
 
 pub use framing::{Framing, Persistence};
 pub use head::{HeadError, HeadLimits, MAX_FIELDS, RequestHead, ResponseHead, parse_request, parse_response};
 pub use message::{Left, MessageBody, Slot};
 pub use reader::{ReadError, Reader};
+pub use spare::head_buffer;
 pub use writer::{
     Phrase, WriteError, encode_request, encode_response, framing_of, write_head, write_message,
 };

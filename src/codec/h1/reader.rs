@@ -132,6 +132,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Poll::Ready(Ok(n))
     }
 
+    /// The next `length` bytes, where all of them were read ahead.
+    pub fn take_read(&mut self, length: u64) -> Option<Bytes> {
+        let length = usize::try_from(length).ok().filter(|length| *length <= self.buf.len())?;
+        Some(self.buf.split_to(length).freeze())
+    }
+
     /// Reads a piece and throws it away, with what was buffered. Zero: the peer closed.
     pub async fn discard(&mut self) -> io::Result<usize> {
         self.buf.clear();

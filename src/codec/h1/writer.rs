@@ -1,9 +1,9 @@
 //! Writes HTTP/1 messages: canonical heads, and bodies frame by frame with one system call where one will do.
 
-use super::Framing;
+use super::{Framing, spare};
 use crate::codec::{Body, BodyError};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -63,7 +63,7 @@ pub fn encode_response(
     stated: Option<u64>,
     close: bool,
 ) {
-    out.reserve(64 + headers.len() * 48);
+    out.reserve(64 + headers.len() * 48 + copied(body));
     out.put_slice(b"HTTP/1.1 ");
     out.put_slice(status.as_str().as_bytes());
     out.put_u8(b' ');
@@ -88,6 +88,14 @@ pub fn encode_response(
     out.put_slice(b"\r\n");
 }
 
+/// Room for a body that will be copied behind its head, so that the buffer need not grow.
+fn copied(body: Framing) -> usize {
+    match body {
+        Framing::Length(length) => usize::try_from(length).ok().filter(|length| *length <= COPY).unwrap_or(0),
+        Framing::None | Framing::Chunked | Framing::UntilClose => 0,
+    }
+}
+
 fn fields(out: &mut BytesMut, headers: &HeaderMap) {
     for (name, value) in headers {
         out.reserve(name.as_str().len() + value.len() + 4);
@@ -108,7 +116,7 @@ fn framing(out: &mut BytesMut, body: Framing) {
 
 fn length(out: &mut BytesMut, n: u64) {
     out.put_slice(b"content-length: ");
-    out.put_slice(HeaderValue::from(n).as_bytes());
+    out.put_slice(itoa::Buffer::new().format(n).as_bytes());
     out.put_slice(b"\r\n");
 }
 
@@ -194,6 +202,7 @@ impl<W: AsyncWrite + Unpin> Patient<'_, W> {
     async fn finish(&mut self, mut waiting: BytesMut) -> Result<(), WriteError> {
         self.write_out(&mut waiting, &[]).await?;
         self.flush().await?;
+        spare::give_back(waiting);
         Ok(())
     }
 

@@ -232,7 +232,7 @@ impl Record {
             refusal: Refusal::new(reason, detail),
             status: StatusCode::BAD_REQUEST,
             authority: connection.host.as_ref().map(ToString::to_string).unwrap_or_default(),
-            method: String::new(),
+            method: None,
             target: String::new(),
             scheme: connection.scheme,
             proto: Proto::H2,
