@@ -31,6 +31,7 @@ pub(super) struct Connection {
     fault: Fault,
     /// Counts the answers that are still being read, for idleness.
     users: Arc<()>,
+    /// Takes no more requests: it is over, or will be with the streams that are open.
     ended: Arc<AtomicBool>,
     /// Streams whose unread answers the connection's window has room for: more, and slow readers would stop the others.
     most: usize,
@@ -103,13 +104,13 @@ async fn exchange_on(
     upstream: &Upstream,
     interims: &mut Interims<'_>,
 ) -> Result<Answer, UpstreamError> {
-    let Connection { mut sender, reached, users, .. } = connection;
+    let Connection { mut sender, reached, users, ended, .. } = connection;
     let message = message(request)?;
     let is_head = message.method() == Method::HEAD;
     let body = std::mem::take(&mut request.body);
     let bodiless = matches!(body, Body::Empty);
     let (mut heads, stream) = sender.send_request(message, bodiless).map_err(|e| not_begun(&e))?;
-    let mut answer = std::pin::pin!(final_head(&mut heads, interims));
+    let mut answer = std::pin::pin!(final_head(&mut heads, interims, &ended));
     if !bodiless {
         let mut upload: Upload = Box::pin(send(body, stream, upstream.settings.write_stall));
         tokio::select! {
@@ -134,15 +135,17 @@ async fn exchange_on(
     Ok(into_answer(answer.unwrap_or(Err(UpstreamError::HeadTimeout))?, is_head, reached, users, upstream))
 }
 
-/// Hands interim answers on as they come.
+/// Hands interim answers on as they come. A peer that does not keep to their bounds is asked for nothing more.
 async fn final_head(
     heads: &mut ResponseFuture,
     interims: &mut Interims<'_>,
+    ended: &AtomicBool,
 ) -> Result<http::Response<RecvStream>, UpstreamError> {
     // The crate drops those that are there when it is asked for the final head, so that is asked for only once it is
     // known to be next.
     while let Some(interim) = poll_fn(|cx| heads.poll_informational(cx)).await {
-        interims.take(interim.map_err(|e| failure(&e))?)?;
+        let taken = interims.take(interim.map_err(|e| failure(&e))?);
+        taken.inspect_err(|_| ended.store(true, Ordering::Release))?;
     }
     heads.await.map_err(|e| failure(&e))
 }
