@@ -57,3 +57,35 @@ pub(super) fn put(interims: &Interims, unsent: &mut BytesMut) {
         encode_response(unsent, interim.status(), None, interim.headers(), Framing::None, None, false);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn cl_10_what_a_client_has_not_taken_goes_before_its_answer() {
+        let (mut near, mut far) = tokio::io::duplex(8);
+        let wanted = Arc::new(Notify::new());
+        wanted.notify_one();
+        let (interims, mut unsent) = (Interims::new(true), BytesMut::new());
+        let ended = tokio::select! {
+            biased;
+            () = say(Some(wanted), &interims, &mut unsent, &mut near) => true,
+            () = std::future::ready(()) => false,
+        };
+        assert!(!ended);
+        let mut taken = [0; 8];
+        far.read_exact(&mut taken).await.unwrap();
+        assert_eq!((&taken, &unsent[..]), (b"HTTP/1.1", &b" 100 Continue\r\n\r\n"[..]));
+    }
+
+    #[tokio::test]
+    async fn cl_10_a_client_that_is_gone_is_noticed_when_it_is_told() {
+        let (mut near, far) = tokio::io::duplex(8);
+        drop(far);
+        let wanted = Arc::new(Notify::new());
+        wanted.notify_one();
+        say(Some(wanted), &Interims::new(true), &mut BytesMut::new(), &mut near).await;
+    }
+}
