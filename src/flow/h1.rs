@@ -255,9 +255,9 @@ where
         () = ahead::say(wanted, interims, &mut unsent, &mut writer) => return None,
         () = holder.client_gone(eof_is_the_end) => return None,
     };
-    ahead::put(interims, &mut unsent);
     let Reply { response, stated_length, close, switched } = reply;
     let (parts, mut body) = response.into_parts();
+    ahead::put(interims, &mut unsent);
     if let Some(switched) = switched {
         return Box::pin(switch(gate, holder, (writer, unsent), &parts, *switched)).await;
     }

@@ -14,7 +14,7 @@ use crate::codec::{Body, BodyError, Pace};
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{ReadHalf, WriteHalf};
@@ -86,8 +86,11 @@ pub(super) async fn exchange(
         (None, Some(upload))
     };
     let limits = &upstream.settings.head;
-    let heads = final_head(&mut reader, &request.method, limits, request.websocket, interims);
-    let answered = answer(heads, upload, upstream).await;
+    let answered = {
+        // Pinned here: a future that is handed over by value has its place twice.
+        let reading = pin!(final_head(&mut reader, &request.method, limits, request.websocket, interims));
+        answer(reading, upload, upstream).await
+    };
     let (head, finished, still_uploading) = answered.map_err(failed)?;
     if let Some(upload) = still_uploading {
         let drain = upstream.tasks.drain_signal();
@@ -115,12 +118,11 @@ type Answered = (ResponseHead, Option<WriteHalf<Wire>>, Option<Uploading>);
 
 /// Writes what is left of the request and waits for the final head, whichever comes first.
 async fn answer(
-    heads: impl Future<Output = Result<ResponseHead, UpstreamError>>,
+    mut reading: Pin<&mut impl Future<Output = Result<ResponseHead, UpstreamError>>>,
     upload: Option<Uploading>,
     upstream: &Upstream,
 ) -> Result<Answered, UpstreamError> {
     let settings = &upstream.settings;
-    let mut reading = std::pin::pin!(heads);
     let mut writer = None;
     if let Some(mut sending) = upload {
         tokio::select! {

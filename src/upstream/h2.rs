@@ -19,6 +19,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// Bytes of requests that one connection may hold before the socket takes them.
@@ -110,7 +111,7 @@ async fn exchange_on(
     let body = std::mem::take(&mut request.body);
     let bodiless = matches!(body, Body::Empty);
     let (mut heads, stream) = sender.send_request(message, bodiless).map_err(|e| not_begun(&e))?;
-    let mut answer = std::pin::pin!(final_head(&mut heads, interims, &ended));
+    let mut answer = poll_fn(|cx| poll_head(&mut heads, interims, &ended, cx));
     if !bodiless {
         let mut upload: Upload = Box::pin(send(body, stream, upstream.settings.write_stall));
         tokio::select! {
@@ -136,18 +137,19 @@ async fn exchange_on(
 }
 
 /// Hands interim answers on as they come. A peer that does not keep to their bounds is asked for nothing more.
-async fn final_head(
+fn poll_head(
     heads: &mut ResponseFuture,
     interims: &mut Interims<'_>,
     ended: &AtomicBool,
-) -> Result<http::Response<RecvStream>, UpstreamError> {
+    cx: &mut Context<'_>,
+) -> Poll<Result<http::Response<RecvStream>, UpstreamError>> {
     // The crate drops those that are there when it is asked for the final head, so that is asked for only once it is
     // known to be next.
-    while let Some(interim) = poll_fn(|cx| heads.poll_informational(cx)).await {
+    while let Some(interim) = ready!(heads.poll_informational(cx)) {
         let taken = interims.take(interim.map_err(|e| failure(&e))?);
         taken.inspect_err(|_| ended.store(true, Ordering::Release))?;
     }
-    heads.await.map_err(|e| failure(&e))
+    Pin::new(heads).poll(cx).map_err(|e| failure(&e))
 }
 
 /// The message in HTTP/2's form. What may be sent once more stays in `request` as well.
