@@ -45,7 +45,9 @@ pub(super) async fn serve(gate: &Arc<Gate>, identified: Identified) {
             Next::End => return,
         };
         first = false;
-        let (flow, interims) = (flow.clone(), &shape.interims());
+        // Requests to several origins share this connection. A client that takes an interim answer for the final one
+        // (Python's `http.client`) would take what its origin says behind it for the answer of the next origin.
+        let (flow, interims) = (flow.clone(), &Interims::new(false));
         let answer = |claimed, body| answer(flow, claimed, body, interims);
         let turn = h1::turn(gate, connection, shape, claimed, interims, answer);
         match Box::pin(turn).await {

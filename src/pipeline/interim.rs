@@ -8,14 +8,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Those of one exchange. Nobody is woken for them: they are put in by the future that answers, and whoever polls that
 /// one looks here after it. Costs nothing while there are none.
 pub struct Interims {
-    known: bool,
+    passes: bool,
     waiting: Mutex<VecDeque<Response<()>>>,
 }
 
 impl Interims {
-    /// `known`: the client's version of HTTP has them. HTTP/1.0 has none (RFC 9110 section 15.2).
-    pub fn new(known: bool) -> Self {
-        Self { known, waiting: Mutex::default() }
+    /// `passes`: whether the client may have them. One of HTTP/1.0 may not (RFC 9110 section 15.2).
+    pub fn new(passes: bool) -> Self {
+        Self { passes, waiting: Mutex::default() }
     }
 
     /// The next one, for the client.
@@ -24,7 +24,7 @@ impl Interims {
     }
 
     pub(super) fn put(&self, interim: Response<()>) {
-        if self.known {
+        if self.passes {
             self.lock().push_back(interim);
         }
     }

@@ -416,6 +416,42 @@ fn cl_10_an_interim_answer_before_a_websocket_comes_before_its_101() {
     assert_eq!(wire.head().map(|head| head.status), Some(101));
 }
 
+#[test]
+fn cl_10_where_origins_share_a_connection_none_can_answer_for_another() {
+    let policy =
+        P1.replace("hosts = [\"plain.good.test\"]", "hosts = [\"plain.good.test\", \"files.good.test\"]");
+    let bed = Bed::new(&policy);
+    hints(&bed, H1);
+    for ip in [PUB1, PUB1_V6] {
+        bed.world.origin.script((ip, 80), |peer: &mut Conversation| {
+            while peer.head().is_some() {
+                peer.say("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+                peer.say("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+            }
+        });
+    }
+    let mut shared = bed.explicit();
+    shared.send("GET http://plain.good.test/ HTTP/1.1\r\nHost: plain.good.test\r\n\r\n");
+    let head = shared.head().unwrap();
+    assert_eq!((head.status, shared.body_of(head).text().as_str()), (200, "hello"));
+    std::fs::write(
+        bed.gate.dir.join("client.py"),
+        "import requests\nwith requests.Session() as session:\n    for name in ['plain', 'files']:\n        \
+         answer = session.get(f'http://{name}.good.test/', proxies={'http': 'http://10.77.1.1:3128'})\n        \
+         print(answer.status_code, answer.text.strip())\n",
+    )
+    .unwrap();
+    let said = bed.succeed("/usr/bin/python3 client.py");
+    assert_eq!(said, "200 hello\n200 hello from files.good.test\n");
+    // A connection of one origin alone has them, by either door.
+    let mut own = bed.tcp(PUB1, 80);
+    own.send(get("plain.good.test", "/"));
+    assert_eq!(own.head().map(|head| head.status), Some(103));
+    let mut tunnel = bed.tunnel("api.good.test:443").unwrap().secure(&bed.tls("api.good.test")).unwrap();
+    tunnel.send(get("api.good.test", "/"));
+    assert_eq!(tunnel.head().map(|head| head.status), Some(102));
+}
+
 /// An origin of hints, for clients that must get their answers nevertheless, twice on a connection.
 fn hints(bed: &Bed, version: Version) {
     host(bed, version, |host| {
