@@ -12,7 +12,7 @@ use super::{Gate, carry_out};
 use crate::base::{Authority, Host, Scheme};
 use crate::codec::Body;
 use crate::codec::h1::{Framing, Reader, encode_response, head_buffer, write_head};
-use crate::pipeline::{self, Asked, Facts, Flow, Rejected, Reply};
+use crate::pipeline::{self, Asked, Facts, Flow, Interims, Rejected, Reply};
 use crate::policy::{Reason, Refusal};
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
@@ -44,8 +44,11 @@ pub(super) async fn serve(gate: &Arc<Gate>, identified: Identified) {
             Next::Late => (Shape::closing(), Err(h1::late_head(&UNBOUND))),
             Next::End => return,
         };
-        let flow = flow.clone();
-        let turn = h1::turn(gate, connection, shape, claimed, |claimed, body| answer(flow, claimed, body));
+        // Requests to several origins share this connection. A client that takes an interim answer for the final one
+        // (Python's `http.client`) would take what its origin says behind it for the answer of the next origin.
+        let (flow, interims) = (flow.clone(), &Interims::new(false));
+        let answer = |claimed, body| answer(flow, claimed, body, interims);
+        let turn = h1::turn(gate, connection, shape, claimed, interims, answer);
         match Box::pin(turn).await {
             Some(kept) => connection = kept,
             None => return,
@@ -53,9 +56,14 @@ pub(super) async fn serve(gate: &Arc<Gate>, identified: Identified) {
     }
 }
 
-async fn answer(flow: Arc<Flow>, claimed: Result<Box<Asked>, Box<Rejected>>, body: Body) -> Reply {
+async fn answer(
+    flow: Arc<Flow>,
+    claimed: Result<Box<Asked>, Box<Rejected>>,
+    body: Body,
+    interims: &Interims,
+) -> Reply {
     match claimed {
-        Ok(asked) => pipeline::exchange(&flow, asked, body).await,
+        Ok(asked) => pipeline::exchange(&flow, asked, body, interims).await,
         Err(mut rejected) => {
             // The target is what was asked for, whatever Host says (RFC 9112 section 3.2.2): where that is refused by
             // itself, it is refused as that.
@@ -137,5 +145,7 @@ async fn deny(
         reply
     };
     let nothing = Err(h1::unread(refusal, StatusCode::FORBIDDEN, &UNBOUND));
-    h1::turn(gate, connection, Shape::closing(), nothing, reply).await;
+    let shape = Shape::closing();
+    let interims = &shape.interims();
+    h1::turn(gate, connection, shape, nothing, interims, reply).await;
 }

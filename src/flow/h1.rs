@@ -4,7 +4,7 @@ use super::claim::{self, Connection};
 use super::decide::Plain;
 use super::idle::{Next, idle};
 use super::registry::Ticket;
-use super::{Gate, websocket};
+use super::{Gate, ahead, websocket};
 use crate::base::Proto;
 use crate::codec::h1::{
     Framing, HeadError, Left, MessageBody, Persistence, ReadError, Reader, RequestHead, Slot,
@@ -12,9 +12,10 @@ use crate::codec::h1::{
 };
 use crate::codec::{Body, Pace, Recorded};
 use crate::dns::Leases;
-use crate::pipeline::{self, Asked, Flow, Outcome, Rejected, Reply, Switched};
+use crate::pipeline::{self, Asked, Flow, Interims, Outcome, Rejected, Reply, Switched};
 use crate::policy::{Reason, Refusal};
 use crate::tls::Records;
+use bytes::BytesMut;
 use http::{StatusCode, Version};
 use http_body::Body as _;
 use std::sync::Arc;
@@ -58,7 +59,12 @@ impl Service {
         }
     }
 
-    pub(super) async fn answer(&self, claimed: Result<Box<Asked>, Box<Rejected>>, body: Body) -> Reply {
+    pub(super) async fn answer(
+        &self,
+        claimed: Result<Box<Asked>, Box<Rejected>>,
+        body: Body,
+        interims: &Interims,
+    ) -> Reply {
         let unread = !body.is_end_stream();
         if let Some(refusal) = &self.page {
             let mut reply = pipeline::refusal_page(refusal, &claimed, unread);
@@ -68,7 +74,7 @@ impl Service {
         match claimed {
             Ok(mut asked) => {
                 asked.dst_mismatch = self.went_elsewhere(&asked);
-                pipeline::exchange(&self.flow, asked, body).await
+                pipeline::exchange(&self.flow, asked, body, interims).await
             }
             Err(rejected) => Box::pin(pipeline::reject(&self.flow, *rejected, unread)).await,
         }
@@ -132,8 +138,10 @@ async fn claimed_turn<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     service: &Arc<Service>,
 ) -> Option<Client<IO>> {
     let shape = Shape::of(&head);
+    let interims = &shape.interims();
     let claimed = claim::h1(head, &service.connection);
-    turn(gate, connection, shape, claimed, |claimed, body| service.answer(claimed, body)).await
+    let answer = |claimed, body| service.answer(claimed, body, interims);
+    turn(gate, connection, shape, claimed, interims, answer).await
 }
 
 /// A client's side of one HTTP/1 connection, between messages.
@@ -172,6 +180,11 @@ impl Shape {
             version: head.version,
         }
     }
+
+    /// For the interim answers that the client may be given.
+    pub(super) fn interims(&self) -> Interims {
+        Interims::new(self.version >= Version::HTTP_11)
+    }
 }
 
 /// One exchange on a connection. Gives the connection back when it can carry another.
@@ -180,6 +193,7 @@ pub(super) async fn turn<IO, Answering>(
     connection: Client<IO>,
     shape: Shape,
     claimed: Result<Box<Asked>, Box<Rejected>>,
+    interims: &Interims,
     answer: impl FnOnce(Result<Box<Asked>, Box<Rejected>>, Body) -> Answering,
 ) -> Option<Client<IO>>
 where
@@ -198,17 +212,18 @@ where
             (Body::stream(message), Holder::Slot(slot), wanted)
         }
     };
-    let mut holder = holder;
+    let (mut holder, mut unsent) = (holder, BytesMut::new());
     let reply = tokio::select! {
         biased;
         reply = answer(claimed, body) => reply,
-        () = say_continue(wanted, &mut writer) => return None,
+        () = ahead::say(wanted, interims, &mut unsent, &mut writer) => return None,
         () = holder.client_gone(eof_is_the_end) => return None,
     };
     let Reply { response, stated_length, close, switched } = reply;
     let (parts, mut body) = response.into_parts();
+    ahead::put(interims, &mut unsent);
     if let Some(switched) = switched {
-        return Box::pin(switch(gate, holder, writer, &parts, *switched)).await;
+        return Box::pin(switch(gate, holder, (writer, unsent), &parts, *switched)).await;
     }
     let mut close = close || shape.persistence == Persistence::Close || gate.tasks.is_draining();
     // An answer before the end of its request: the client may go on with the body, or not. Nothing can follow it.
@@ -221,7 +236,7 @@ where
     let keep_alive_10 = shape.version < Version::HTTP_11 && !close;
     // An answer to HEAD that states no length must not be given one.
     let told = if head_only && stated_length.is_none() { Framing::UntilClose } else { framing };
-    let mut head = head_buffer();
+    let mut head = if unsent.is_empty() { head_buffer() } else { unsent };
     let phrase = parts.extensions.get();
     encode_response(&mut head, parts.status, phrase, &parts.headers, told, stated_length, close);
     if keep_alive_10 {
@@ -234,17 +249,6 @@ where
     }
     drop(body);
     holder.settle(gate, writer, close, eof_is_the_end).await
-}
-
-/// Tells a client that waits for it to send its body, as soon as somebody wants the body; then waits for ever.
-async fn say_continue<W: AsyncWrite + Unpin>(wanted: Option<Arc<Notify>>, writer: &mut W) {
-    if let Some(wanted) = wanted {
-        wanted.notified().await;
-        // A client that cannot be told shows itself when its body does not come.
-        let _ = writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
-        let _ = writer.flush().await;
-    }
-    std::future::pending().await
 }
 
 /// Who has the reader while an exchange runs.
@@ -323,7 +327,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Holder<ReadHalf<IO>> {
 async fn switch<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     gate: &Arc<Gate>,
     mut holder: Holder<ReadHalf<IO>>,
-    mut writer: WriteHalf<IO>,
+    (mut writer, mut head): (WriteHalf<IO>, BytesMut),
     parts: &http::response::Parts,
     switched: Switched,
 ) -> Option<Client<IO>> {
@@ -332,7 +336,6 @@ async fn switch<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         switched.ending.finish(Outcome::Failed, Some(Reason::BadRequest), None);
         return None;
     };
-    let mut head = head_buffer();
     encode_response(&mut head, parts.status, None, &parts.headers, Framing::None, None, false);
     if write_head(&mut writer, head, gate.settings.write_stall).await.is_err() {
         return None;
@@ -350,7 +353,9 @@ async fn answer_unread<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     rejected: Box<Rejected>,
 ) {
     let shape = Shape::closing();
-    turn(gate, connection, shape, Err(rejected), |claimed, body| service.answer(claimed, body)).await;
+    let interims = &shape.interims();
+    let answer = |claimed, body| service.answer(claimed, body, interims);
+    turn(gate, connection, shape, Err(rejected), interims, answer).await;
 }
 
 pub(super) fn bad_head(error: &ReadError, connection: &Connection) -> Box<Rejected> {

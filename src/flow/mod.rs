@@ -10,6 +10,7 @@
 //! `intercept` ends TLS and serves requests (`h1`, `h2`); `claim` reconciles what each request says of its destination;
 //! `explicit` is the other door, whose CONNECT joins the same path. Requests go through `pipeline`.
 
+mod ahead;
 mod claim;
 mod decide;
 mod explicit;

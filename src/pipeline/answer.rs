@@ -56,12 +56,10 @@ pub(super) fn relay(
             "the origin switched protocols in the middle of a request",
         ));
     }
-    clean(&mut parts.headers);
-    for name in &rule.response().strip {
-        parts.headers.remove(name);
-    }
-    hooks::on_response(flow, prepared, parts.status, &mut parts.headers)?;
+    clean(rule, &mut parts.headers);
+    // Before the script: it may tell what it sees.
     let body = redacted(flow, prepared, &mut parts.headers, body, ending)?;
+    hooks::on_response(flow, prepared, parts.status, &mut parts.headers)?;
     let body = scan::inbound(flow, prepared, &parts.headers, body, ending)?;
     ending.status(parts.status);
     if let Some((ahead, wire)) = switched {
@@ -76,7 +74,28 @@ pub(super) fn relay(
     Ok(Reply { response, stated_length, close: false, switched: None })
 }
 
-fn clean(headers: &mut HeaderMap) {
+/// An interim answer as the client may have it: treated as the head of an answer is, and with no word of a body. `None`
+/// where the rule's script or inbound DLP would have to judge it: they judge the answer, and nothing goes past them.
+pub(super) fn interim(
+    prepared: &Prepared,
+    mut interim: Response<()>,
+    ending: &Ending,
+) -> Option<Response<()>> {
+    let rule = prepared.permit.rule();
+    if rule.script().is_some_and(|script| script.has_response()) || !rule.dlp().inbound.is_empty() {
+        return None;
+    }
+    let headers = interim.headers_mut();
+    clean(rule, headers);
+    headers.remove(header::CONTENT_LENGTH);
+    if let Some(redactor) = redactor(prepared) {
+        mask(redactor, headers, ending);
+    }
+    Some(interim)
+}
+
+/// Takes off what belongs to the connection, what would lead the client around the gate, and what the rule says.
+fn clean(rule: &Rule, headers: &mut HeaderMap) {
     let connection = headers.get_all(header::CONNECTION);
     let is_named = |name: &HeaderName| {
         connection.iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
@@ -85,12 +104,15 @@ fn clean(headers: &mut HeaderMap) {
     for name in gone.cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
+    for name in &rule.response().strip {
+        headers.remove(name);
+    }
 }
 
 /// What of an answer's trailers goes on: a client that takes them for fields gets nothing that was taken off those.
 pub(super) fn clean_trailers(rule: &Rule, trailers: &mut HeaderMap) {
-    clean(trailers);
-    for name in rule.response().strip.iter().chain([&header::CONTENT_LENGTH, &header::SET_COOKIE]) {
+    clean(rule, trailers);
+    for name in [header::CONTENT_LENGTH, header::SET_COOKIE] {
         trailers.remove(name);
     }
 }
@@ -134,6 +156,20 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
+/// What masks the credentials that were put into this request; `None` where none were.
+fn redactor(prepared: &Prepared) -> Option<&Redactor> {
+    credentials::carries_credentials(&prepared.permit).then(|| prepared.permit.snapshot().redactor())
+}
+
+fn mask(redactor: &Redactor, headers: &mut HeaderMap, ending: &Ending) {
+    for value in headers.values_mut() {
+        if let Some(masked) = redactor.header(value) {
+            *value = masked;
+            ending.found(REDACTED, "response header", "");
+        }
+    }
+}
+
 fn redacted(
     flow: &Flow,
     prepared: &Prepared,
@@ -141,16 +177,8 @@ fn redacted(
     body: Body,
     ending: &Arc<Ending>,
 ) -> Result<Body, Stop> {
-    if !credentials::carries_credentials(&prepared.permit) {
-        return Ok(body);
-    }
-    let redactor = prepared.permit.snapshot().redactor();
-    for value in headers.values_mut() {
-        if let Some(masked) = redactor.header(value) {
-            *value = masked;
-            ending.found(REDACTED, "response header", "");
-        }
-    }
+    let Some(redactor) = redactor(prepared) else { return Ok(body) };
+    mask(redactor, headers, ending);
     if body.is_end_stream() {
         return Ok(body);
     }

@@ -5,6 +5,7 @@ mod answer;
 mod credentials;
 mod ending;
 mod hooks;
+mod interim;
 mod judge;
 mod messages;
 mod page;
@@ -15,6 +16,7 @@ mod standing;
 
 pub use ending::{Ending, Outcome};
 pub use hooks::on_tunnel;
+pub use interim::Interims;
 pub(crate) use judge::not_ourselves;
 pub use messages::{Inspector, Stopped};
 use page::status_of;
@@ -166,8 +168,9 @@ impl From<Refusal> for Stop {
 }
 
 /// Runs one request through the whole path. Always gives an answer for the client; exactly one decision record and,
-/// for what was let through, one end record come of it.
-pub async fn exchange(flow: &Flow, asked: Box<Asked>, body: Body) -> Reply {
+/// for what was let through, one end record come of it. Interim answers are put where the client's side looks for them
+/// while this runs.
+pub async fn exchange(flow: &Flow, asked: Box<Asked>, body: Body, interims: &Interims) -> Reply {
     let snapshot = flow.shared.snapshot.load_full();
     let proto = asked.proto;
     let mut facts = Facts::of(&asked);
@@ -189,10 +192,15 @@ pub async fn exchange(flow: &Flow, asked: Box<Asked>, body: Body) -> Reply {
         Ok(request) => request,
         Err(stop) => return fail(&ending, &facts, stop, None),
     };
-    let mut standing = Box::new(Standing::new(flow, prepared));
+    let standing = Box::new(Standing::new(flow, prepared));
+    let mut pass = |interim| {
+        if let Some(interim) = answer::interim(&standing.prepared, interim, &ending) {
+            interims.put(interim);
+        }
+    };
     let answered = tokio::select! {
         biased;
-        answered = flow.shared.upstream.send(request, proto) => answered,
+        answered = flow.shared.upstream.send(request, proto, &mut pass) => answered,
         reason = standing.lost() => return fail(&ending, &facts, standing::stop(reason), None),
     };
     match answered {

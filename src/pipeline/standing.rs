@@ -36,32 +36,38 @@ impl Standing {
     }
 
     /// Ends when it may not go on, and says why.
-    pub(super) async fn lost(&mut self) -> Reason {
+    pub(super) async fn lost(&self) -> Reason {
+        let mut judged = None;
         loop {
             tokio::time::sleep(LOOK).await;
-            if let Err(reason) = self.holds() {
-                return reason;
+            match self.holds_since(judged.as_ref().unwrap_or(&self.judged)) {
+                Ok(now) => judged = now.or(judged),
+                Err(reason) => return reason,
             }
         }
     }
 
     /// Why it may not go on: `Shutdown` or `Reload`.
     pub fn holds(&mut self) -> Result<(), Reason> {
+        if let Some(now) = self.holds_since(&self.judged)? {
+            self.judged = now;
+        }
+        Ok(())
+    }
+
+    /// The policy under which it was found right, where that is another one than the last.
+    fn holds_since(&self, judged: &Arc<Snapshot>) -> Result<Option<Arc<Snapshot>>, Reason> {
         if self.shared.drain.is_over() {
             return Err(Reason::Shutdown);
         }
-        if Arc::ptr_eq(&self.shared.snapshot.load(), &self.judged) {
-            return Ok(());
+        if Arc::ptr_eq(&self.shared.snapshot.load(), judged) {
+            return Ok(None);
         }
         let now = self.shared.snapshot.load_full();
         let request = self.prepared.permit.request();
         let holds = client_in(&now, &self.ingress, self.source, &self.client_name)
             .is_ok_and(|client| now.judge_request(client, request.clone()).is_ok());
-        if !holds {
-            return Err(Reason::Reload);
-        }
-        self.judged = now;
-        Ok(())
+        if holds { Ok(Some(now)) } else { Err(Reason::Reload) }
     }
 }
 

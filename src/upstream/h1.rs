@@ -2,6 +2,7 @@
 //! upload that goes on after the answer began gets a task of its own.
 
 use super::dial::{Dialled, Reached};
+use super::interim::Interims;
 use super::pool::{Key, Pool};
 use super::wire::{Fault, refused};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest, Wire};
@@ -13,15 +14,12 @@ use crate::codec::{Body, BodyError, Pace};
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::time::{Instant, Sleep, sleep};
-
-/// Interim answers that one request may cause.
-const MAX_INTERIM: usize = 16;
 
 pub(super) struct Connection {
     reader: Reader<ReadHalf<Wire>>,
@@ -53,6 +51,7 @@ pub(super) async fn exchange(
     request: &mut UpstreamRequest,
     upstream: &Upstream,
     key: &Key,
+    interims: &mut Interims<'_>,
 ) -> Result<Answer, UpstreamError> {
     let Connection { mut reader, writer, reached, fault, mut clock, reused } = connection;
     let failed = |error| stale(reused, refused(&fault, error));
@@ -91,8 +90,12 @@ pub(super) async fn exchange(
         });
         (None, Some(upload))
     };
-    let answered =
-        answer(&mut reader, &request.method, upload, upstream, request.websocket, clock.as_mut()).await;
+    let limits = &upstream.settings.head;
+    let answered = {
+        // Pinned here: a future that is handed over by value has its place twice.
+        let reading = pin!(final_head(&mut reader, &request.method, limits, request.websocket, interims));
+        answer(reading, upload, upstream, clock.as_mut()).await
+    };
     let (head, finished, still_uploading) = answered.map_err(failed)?;
     if let Some(upload) = still_uploading {
         let drain = upstream.tasks.drain_signal();
@@ -120,15 +123,12 @@ type Answered = (ResponseHead, Option<WriteHalf<Wire>>, Option<Uploading>);
 
 /// Writes what is left of the request and waits for the final head, whichever comes first.
 async fn answer(
-    reader: &mut Reader<ReadHalf<Wire>>,
-    method: &Method,
+    mut reading: Pin<&mut impl Future<Output = Result<ResponseHead, UpstreamError>>>,
     upload: Option<Uploading>,
     upstream: &Upstream,
-    websocket: bool,
     mut clock: Pin<&mut Sleep>,
 ) -> Result<Answered, UpstreamError> {
     let settings = &upstream.settings;
-    let mut reading = std::pin::pin!(final_head(reader, method, &settings.head, websocket));
     let mut writer = None;
     if let Some(mut sending) = upload {
         tokio::select! {
@@ -155,25 +155,25 @@ async fn answer(
     }
 }
 
-/// Interim answers are ours to use and not passed on; `101` is valid only where we asked for it.
+/// Hands interim answers on as they come; `101` is final where we asked for it.
 async fn final_head(
     reader: &mut Reader<ReadHalf<Wire>>,
     method: &Method,
     limits: &HeadLimits,
     websocket: bool,
+    interims: &mut Interims<'_>,
 ) -> Result<ResponseHead, UpstreamError> {
-    for _ in 0..MAX_INTERIM {
+    loop {
         let head = reader.response(method, limits).await?;
-        match head.status {
-            StatusCode::SWITCHING_PROTOCOLS if websocket => return Ok(head),
-            StatusCode::SWITCHING_PROTOCOLS => {
-                return Err(UpstreamError::Protocol("101 Switching Protocols that nobody asked for".into()));
-            }
-            status if status.is_informational() => {}
-            _ => return Ok(head),
+        let switched = head.status == StatusCode::SWITCHING_PROTOCOLS && websocket;
+        if switched || !head.status.is_informational() {
+            return Ok(head);
         }
+        let mut interim = Response::new(());
+        *interim.status_mut() = head.status;
+        *interim.headers_mut() = head.headers;
+        interims.take(interim)?;
     }
-    Err(UpstreamError::Protocol("too many interim answers".into()))
 }
 
 /// A pooled connection may have been closed while our request was on its way.

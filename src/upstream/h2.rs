@@ -2,6 +2,7 @@
 //! here without a client on top of it, whose task for each request would cost more than the request.
 
 use super::dial::{Dialled, Reached};
+use super::interim::Interims;
 use super::wire::{Fault, refused};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
 use crate::base::Scheme;
@@ -9,14 +10,16 @@ use crate::codec::h2::{Received, Unsent, pour};
 use crate::codec::{Body, Pace, Paced};
 use crate::rt::Lazily;
 use bytes::Bytes;
-use h2::client::{Builder, SendRequest};
+use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::{Method, Request, StatusCode, Uri, Version};
 use http_body::Body as _;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// Bytes of requests that one connection may hold before the socket takes them.
@@ -29,6 +32,7 @@ pub(super) struct Connection {
     fault: Fault,
     /// Counts the answers that are still being read, for idleness.
     users: Arc<()>,
+    /// Takes no more requests: it is over, or will be with the streams that are open.
     ended: Arc<AtomicBool>,
     /// Streams whose unread answers the connection's window has room for: more, and slow readers would stop the others.
     most: usize,
@@ -88,9 +92,10 @@ pub(super) async fn exchange(
     connection: Connection,
     request: &mut UpstreamRequest,
     upstream: &Upstream,
+    interims: &mut Interims<'_>,
 ) -> Result<Answer, UpstreamError> {
     let fault = connection.fault.clone();
-    let answered = exchange_on(connection, request, upstream).await;
+    let answered = exchange_on(connection, request, upstream, interims).await;
     answered.map_err(|error| refused(&fault, error))
 }
 
@@ -98,13 +103,15 @@ async fn exchange_on(
     connection: Connection,
     request: &mut UpstreamRequest,
     upstream: &Upstream,
+    interims: &mut Interims<'_>,
 ) -> Result<Answer, UpstreamError> {
-    let Connection { mut sender, reached, users, .. } = connection;
+    let Connection { mut sender, reached, users, ended, .. } = connection;
     let message = message(request)?;
     let is_head = message.method() == Method::HEAD;
     let body = std::mem::take(&mut request.body);
     let bodiless = matches!(body, Body::Empty);
-    let (mut answer, stream) = sender.send_request(message, bodiless).map_err(|e| not_begun(&e))?;
+    let (mut heads, stream) = sender.send_request(message, bodiless).map_err(|e| not_begun(&e))?;
+    let mut answer = poll_fn(|cx| poll_head(&mut heads, interims, &ended, cx));
     if !bodiless {
         let mut upload: Upload = Box::pin(send(body, stream, upstream.settings.write_stall));
         tokio::select! {
@@ -121,16 +128,28 @@ async fn exchange_on(
             },
             early = &mut answer => {
                 upstream.tasks.spawn("upload", finish_upload(upload, upstream.tasks.drain_signal()));
-                let answer = early.map_err(|e| failure(&e))?;
-                return Ok(into_answer(answer, is_head, reached, users, upstream));
+                return Ok(into_answer(early?, is_head, reached, users, upstream));
             }
         }
     }
-    let answer = tokio::time::timeout(upstream.settings.response_head, answer)
-        .await
-        .map_err(|_| UpstreamError::HeadTimeout)?
-        .map_err(|e| failure(&e))?;
-    Ok(into_answer(answer, is_head, reached, users, upstream))
+    let answer = tokio::time::timeout(upstream.settings.response_head, answer).await;
+    Ok(into_answer(answer.unwrap_or(Err(UpstreamError::HeadTimeout))?, is_head, reached, users, upstream))
+}
+
+/// Hands interim answers on as they come. A peer that does not keep to their bounds is asked for nothing more.
+fn poll_head(
+    heads: &mut ResponseFuture,
+    interims: &mut Interims<'_>,
+    ended: &AtomicBool,
+    cx: &mut Context<'_>,
+) -> Poll<Result<http::Response<RecvStream>, UpstreamError>> {
+    // The crate drops those that are there when it is asked for the final head, so that is asked for only once it is
+    // known to be next.
+    while let Some(interim) = ready!(heads.poll_informational(cx)) {
+        let taken = interims.take(interim.map_err(|e| failure(&e))?);
+        taken.inspect_err(|_| ended.store(true, Ordering::Release))?;
+    }
+    Pin::new(heads).poll(cx).map_err(|e| failure(&e))
 }
 
 /// The message in HTTP/2's form. What may be sent once more stays in `request` as well.

@@ -6,6 +6,7 @@ mod dial;
 mod error;
 mod h1;
 mod h2;
+mod interim;
 mod pool;
 mod proxy;
 mod request;
@@ -15,6 +16,7 @@ mod wire;
 pub use chain::ProxyError;
 pub use dial::{Opened, Reached};
 pub use error::UpstreamError;
+pub use interim::OnInterim;
 pub use proxy::{
     Bypass, BypassError, Proxy, ProxyKind, ProxyLoadError, ProxySettings, ProxyUrl, ProxyUrlError,
 };
@@ -28,6 +30,7 @@ use crate::net::OwnAddresses;
 use crate::policy::{DialRight, TunnelPermit};
 use crate::rt::Tasks;
 use arc_swap::ArcSwapOption;
+use interim::Interims;
 use pool::{Key, Pool};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -81,7 +84,7 @@ impl Upstream {
     }
 
     /// Sends one judged request and waits for the head of its answer. `client` is the protocol the client speaks,
-    /// which the upstream side follows where the origin lets it.
+    /// which the upstream side follows where the origin lets it. Interim answers are given to `on_interim` as they come.
     ///
     /// A request without body is repeated once, on a fresh connection, when the pooled one turns out to be dead
     /// before anything came back.
@@ -89,19 +92,21 @@ impl Upstream {
         &self,
         mut request: Box<UpstreamRequest>,
         client: Proto,
+        on_interim: OnInterim<'_>,
     ) -> Result<Answer, UpstreamError> {
+        let mut interims = Interims::new(on_interim, self.settings.head.bytes);
         let key = self.key(&request.right);
         let wants_h1 = client == Proto::H1 || request.websocket || request.right.scheme() == Scheme::Http;
         let pooled = if wants_h1 {
-            self.reuse_h1(&key, &mut request).await
+            self.reuse_h1(&key, &mut request, &mut interims).await
         } else {
-            self.reuse_h2(&key, &mut request).await
+            self.reuse_h2(&key, &mut request, &mut interims).await
         };
         match pooled {
             Some(answered) => answered,
             // Boxed: most requests find a connection and should not carry the state of a handshake around.
-            None if wants_h1 => Box::pin(self.fresh_h1(&key, &mut request)).await,
-            None => Box::pin(self.fresh_h2(&key, &mut request)).await,
+            None if wants_h1 => Box::pin(self.fresh_h1(&key, &mut request, &mut interims)).await,
+            None => Box::pin(self.fresh_h2(&key, &mut request, &mut interims)).await,
         }
     }
 
@@ -110,10 +115,12 @@ impl Upstream {
         &self,
         key: &Key,
         request: &mut UpstreamRequest,
+        interims: &mut Interims<'_>,
     ) -> Option<Result<Answer, UpstreamError>> {
         let held = self.pool.take_h1(key)?;
         let repeatable = request.is_repeatable();
-        unless_stale(h1::exchange(held, request, self, key).await, repeatable)
+        let answered = h1::exchange(held, request, self, key, interims).await;
+        unless_stale(answered, repeatable && !interims.any())
     }
 
     /// As [`Self::reuse_h1`].
@@ -121,36 +128,49 @@ impl Upstream {
         &self,
         key: &Key,
         request: &mut UpstreamRequest,
+        interims: &mut Interims<'_>,
     ) -> Option<Result<Answer, UpstreamError>> {
         let cell = self.pool.h2_cell(key);
         let held = ready(&cell).await?;
         let repeatable = request.is_repeatable();
-        let answered = h2::exchange(held.clone(), request, self).await;
+        let answered = h2::exchange(held.clone(), request, self, interims).await;
         if matches!(answered, Err(UpstreamError::Stale | UpstreamError::HeadTimeout)) {
             cell.forget(&held);
         }
-        unless_stale(answered, repeatable)
+        unless_stale(answered, repeatable && !interims.any())
     }
 
-    async fn fresh_h1(&self, key: &Key, request: &mut UpstreamRequest) -> Result<Answer, UpstreamError> {
+    async fn fresh_h1(
+        &self,
+        key: &Key,
+        request: &mut UpstreamRequest,
+        interims: &mut Interims<'_>,
+    ) -> Result<Answer, UpstreamError> {
         let cell = self.pool.h2_cell(key);
         if !cell.is_only(Proto::H2) {
             match self.dialler.connect(&request.right, key.proxy(), &[Proto::H1]).await {
-                Ok(dialled) => return h1::exchange(h1::Connection::new(dialled), request, self, key).await,
+                Ok(dialled) => {
+                    return h1::exchange(h1::Connection::new(dialled), request, self, key, interims).await;
+                }
                 Err(UpstreamError::NoCommonProtocol) if !request.websocket => cell.found_only(Proto::H2),
                 Err(error) => return Err(error),
             }
         }
-        match self.reuse_h2(key, request).await {
+        match self.reuse_h2(key, request, interims).await {
             Some(answered) => answered,
-            None => self.fresh_h2(key, request).await,
+            None => self.fresh_h2(key, request, interims).await,
         }
     }
 
-    async fn fresh_h2(&self, key: &Key, request: &mut UpstreamRequest) -> Result<Answer, UpstreamError> {
+    async fn fresh_h2(
+        &self,
+        key: &Key,
+        request: &mut UpstreamRequest,
+        interims: &mut Interims<'_>,
+    ) -> Result<Answer, UpstreamError> {
         let cell = self.pool.h2_cell(key);
         let turn = if cell.is_only(Proto::H1) {
-            if let Some(answered) = self.reuse_h1(key, request).await {
+            if let Some(answered) = self.reuse_h1(key, request, interims).await {
                 return answered;
             }
             None
@@ -162,18 +182,18 @@ impl Upstream {
         };
         if let Some(held) = ready(&cell).await {
             drop(turn);
-            return h2::exchange(held, request, self).await;
+            return h2::exchange(held, request, self, interims).await;
         }
         let dialled = self.dialler.connect(&request.right, key.proxy(), &[Proto::H2, Proto::H1]).await?;
         if dialled.proto == Proto::H1 {
             cell.found_only(Proto::H1);
             drop(turn);
-            return h1::exchange(h1::Connection::new(dialled), request, self, key).await;
+            return h1::exchange(h1::Connection::new(dialled), request, self, key, interims).await;
         }
         let connection = h2::Connection::open(dialled, self).await?;
         cell.add(connection.clone());
         drop(turn);
-        h2::exchange(connection, request, self).await
+        h2::exchange(connection, request, self, interims).await
     }
 
     /// Opens a connection for bytes that are relayed unread.

@@ -1,5 +1,7 @@
 //! An HTTP/2 client of single streams: what `h2` sends is what was asked for, also when no honest client would.
 
+use std::future::poll_fn;
+
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request, Response};
@@ -53,12 +55,25 @@ impl H2 {
 
     /// One request; `body` is sent as one DATA run.
     pub fn send(&self, request: Request<()>, body: Option<Vec<u8>>) -> Outcome {
+        self.send_and_hear(request, body, |_| {})
+    }
+
+    /// The same; `hear` is given each interim answer as it comes.
+    pub fn send_and_hear(
+        &self,
+        request: Request<()>,
+        body: Option<Vec<u8>>,
+        mut hear: impl FnMut(Response<()>),
+    ) -> Outcome {
         let streams = self.streams.clone();
         let work = async move {
             let mut streams = streams.ready().await?;
-            let (response, mut upload) = streams.send_request(request, body.is_none())?;
+            let (mut response, mut upload) = streams.send_request(request, body.is_none())?;
             if let Some(body) = body {
                 upload.send_data(body.into(), true)?;
+            }
+            while let Some(interim) = poll_fn(|cx| response.poll_informational(cx)).await {
+                hear(interim?);
             }
             let (head, mut download) = response.await?.into_parts();
             let mut whole = Vec::new();

@@ -40,6 +40,7 @@ mod h2_messages;
 mod handshake;
 mod hellos;
 mod identity;
+mod interim;
 mod languages;
 mod leaks;
 mod mutual;

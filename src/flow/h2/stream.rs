@@ -4,7 +4,7 @@ use super::super::h1::Service;
 use super::leftover::Leftover;
 use crate::codec::h2::{Unsent, pour};
 use crate::codec::{Body, BodyError};
-use crate::pipeline::{Asked, Rejected, Reply};
+use crate::pipeline::{Asked, Interims, Rejected, Reply};
 use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
@@ -73,12 +73,17 @@ pub(super) async fn answer(
     mut busy: Busy,
 ) {
     let head_only = claimed.as_ref().is_ok_and(|asked| asked.method == Method::HEAD);
+    let interims = Interims::new(true);
     let reply = tokio::select! {
         biased;
-        reply = service.answer(claimed, body) => reply,
+        reply = service.answer(claimed, body, &interims) => reply,
         // Nobody works on for a client that has reset the stream, or gone.
-        _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+        _ = poll_fn(|cx| {
+            say_ahead(&interims, &mut respond);
+            respond.poll_reset(cx)
+        }) => return,
     };
+    say_ahead(&interims, &mut respond);
     if service.page.is_some() {
         busy.streams.over.notify_one();
     }
@@ -108,6 +113,15 @@ pub(super) async fn answer(
         Ok(()) | Err(Unsent::Ended(_)) => {}
         // Visibly cut.
         Err(Unsent::Body(_) | Unsent::Stalled | Unsent::Closed) => stream.send_reset(Reason::INTERNAL_ERROR),
+    }
+}
+
+/// Interim answers go at once, each a HEADERS of its own (RFC 9113 section 8.1).
+fn say_ahead(interims: &Interims, respond: &mut SendResponse<Bytes>) {
+    while let Some(interim) = interims.next() {
+        if let Err(error) = respond.send_informational(interim) {
+            tracing::debug!(%error, "an interim answer could not be sent");
+        }
     }
 }
 
