@@ -50,6 +50,22 @@ fn cr_04_an_echo_does_not_tell_the_client_the_credential() {
 }
 
 #[test]
+fn cr_04_a_script_does_not_see_the_credential_in_an_answer() {
+    let sections = "  [rule.dlp]\n  outbound = []\n  [rule.script]\n  file = \"tell.rhai\"\n\n[[rule]]\nname = \"without";
+    let policy = P4.replacen("\n[[rule]]\nname = \"without", sections, 1);
+    let script = "fn response(req, resp) { deny(resp.header(\"location\")) }";
+    let beside = vec![("tell.rhai", script.to_owned())];
+    let bed = Bed::with(&Setup { policy, beside, environment: p4_environment(), ..Setup::default() });
+    let mark = bed.mark();
+    let told = format!("/redirect?/back/{}/end", *K5);
+    assert_eq!(bed.fetch("api.good.test", with_authorization(&told, "Bearer FAKE")).unwrap().status, 403);
+    let id = bed.since(mark, 1).decided("allow", &[]).text("id").to_owned();
+    let end = bed.gate.wait_for_record("its end", |r| r.is_end() && r.text("id") == id);
+    assert!(end.text("detail").contains("/back/"), "what the script told: {}", end.0);
+    assert!(!end.mentions(&K5), "{}", end.0);
+}
+
+#[test]
 fn cr_08_a_redirect_is_the_clients_to_follow() {
     let bed = p4();
     let mark = bed.mark();
