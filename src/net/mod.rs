@@ -17,4 +17,4 @@ pub use listen::{
 };
 pub use original::{OriginalDstError, original_dst};
 pub use own::{OwnAddresses, addresses_of};
-pub use stream::{outbound, reset};
+pub use stream::{outbound, poll_write_pieces, reset};

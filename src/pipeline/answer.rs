@@ -96,9 +96,12 @@ pub(super) fn interim(
 
 /// Takes off what belongs to the connection, what would lead the client around the gate, and what the rule says.
 fn clean(rule: &Rule, headers: &mut HeaderMap) {
-    let connection = headers.get_all(header::CONNECTION);
+    let named = || headers.get_all(header::CONNECTION).iter().flat_map(tokens);
+    // Most say nothing else.
+    let names_others = named()
+        .any(|token| !token.eq_ignore_ascii_case(b"keep-alive") && !token.eq_ignore_ascii_case(b"close"));
     let is_named = |name: &HeaderName| {
-        connection.iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
+        names_others && named().any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
     };
     let gone = headers.keys().filter(|name| is_removed(name.as_str()) || is_named(name));
     for name in gone.cloned().collect::<Vec<_>>() {

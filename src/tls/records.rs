@@ -4,6 +4,7 @@
 //! never come. Only record headers are read here, which stay in the clear: type, version, length (RFC 5246 section
 //! 6.2.1). What a TLS 1.3 client says of handshakes later is ciphered application data to that eye.
 
+use crate::net;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -89,7 +90,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Records<IO> {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
+        net::poll_write_pieces(&mut self.io, cx, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,6 +1,7 @@
 //! A connection to an upstream host, in clear or in TLS; behind an https proxy in TLS within TLS.
 
 use super::UpstreamError;
+use crate::net;
 use crate::tls::{self, UpstreamFault};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -111,7 +112,13 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        on_either!(self, poll_write_vectored, cx, bufs)
+        match self.get_mut() {
+            Self::Tcp(io) => net::poll_write_pieces(io, cx, bufs),
+            Self::Tls(session) => {
+                let written = Pin::new(&mut session.stream).poll_write_vectored(cx, bufs);
+                session.noting(written)
+            }
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
