@@ -1,5 +1,6 @@
 //! What a request says of its destination, reconciled with what its connection says, into one scheme, name and port.
-//! A contradiction inside the message is 400, one with the connection is 421; both records name the pair.
+//! A contradiction inside the message is 400, one with the connection is 421; both records name the pair. Called by
+//! `flow` for every request of every door, and by `benches/policy.rs`.
 
 use crate::base::{Authority, AuthorityError, Host, HostNameError, Proto, Scheme};
 use crate::codec::h1::RequestHead;
@@ -11,14 +12,14 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 /// What a connection has bound before any request on it.
 #[derive(Debug, Clone)]
-pub(super) struct Connection {
-    pub(super) scheme: Scheme,
+pub struct Connection {
+    pub scheme: Scheme,
     /// From CONNECT, SNI or an address rule. Without TLS a transparent connection binds no name.
-    pub(super) host: Option<Host>,
+    pub host: Option<Host>,
     /// The name that its virtual address stands for, where a request states none.
-    pub(super) leased: Option<Host>,
+    pub leased: Option<Host>,
     /// The target's port always binds.
-    pub(super) port: u16,
+    pub port: u16,
 }
 
 /// A request of the explicit door.
@@ -30,7 +31,7 @@ pub(super) enum Explicit {
 type No = (Reason, StatusCode, String);
 
 /// A request of a transparent connection, or inside CONNECT, over HTTP/1.
-pub(super) fn h1(head: RequestHead, connection: &Connection) -> Result<Box<Asked>, Box<Rejected>> {
+pub fn h1(head: RequestHead, connection: &Connection) -> Result<Box<Asked>, Box<Rejected>> {
     match reconcile(&head, connection) {
         Ok((host, target)) => Ok(Box::new(Asked {
             scheme: connection.scheme,

@@ -11,7 +11,7 @@
 //! `explicit` is the other door, whose CONNECT joins the same path. Requests go through `pipeline`.
 
 mod ahead;
-mod claim;
+pub mod claim;
 mod decide;
 mod explicit;
 mod h1;

@@ -6,115 +6,9 @@ use rustls::client::{EchGreaseConfig, EchMode};
 use rustls::crypto::aws_lc_rs::{default_provider, hpke};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore};
 
+use crate::support::hello::*;
+use crate::support::tls13::{ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, record};
 use crate::support::*;
-
-const SERVER_NAME: u16 = 0;
-const GROUPS: u16 = 10;
-const SIGNATURES: u16 = 13;
-const ALPN: u16 = 16;
-const VERSIONS: u16 = 43;
-const KEY_SHARE: u16 = 51;
-const ECH: u16 = 0xfe0d;
-
-const X25519: u16 = 0x001d;
-const SUITES_13: [u16; 3] = [0x1301, 0x1302, 0x1303];
-
-fn pair(length: usize) -> [u8; 2] {
-    (length as u16).to_be_bytes()
-}
-
-/// The hello of a TLS 1.3 client, part by part.
-#[derive(Clone)]
-struct Hello {
-    suites: Vec<u16>,
-    compression: Vec<u8>,
-    session: usize,
-    extensions: Vec<(u16, Vec<u8>)>,
-}
-
-impl Hello {
-    fn of(name: &str) -> Self {
-        let entry = [&[0][..], &pair(name.len()), name.as_bytes()].concat();
-        // A point of small order would be refused; nine is the base point itself.
-        let share = [&[9][..], &[0; 31]].concat();
-        let share = [&X25519.to_be_bytes()[..], &pair(share.len()), &share].concat();
-        Self {
-            suites: SUITES_13.to_vec(),
-            compression: vec![0],
-            session: 32,
-            extensions: vec![
-                (SERVER_NAME, [&pair(entry.len())[..], &entry].concat()),
-                (GROUPS, [&pair(2)[..], &X25519.to_be_bytes()].concat()),
-                (SIGNATURES, vec![0, 2, 4, 3]),
-                (ALPN, b"\x00\x09\x08http/1.1".to_vec()),
-                (VERSIONS, vec![2, 3, 4]),
-                (KEY_SHARE, [&pair(share.len())[..], &share].concat()),
-            ],
-        }
-    }
-
-    fn with(&self, kind: u16, content: impl Into<Vec<u8>>) -> Self {
-        let mut other = self.clone();
-        other.extensions.retain(|(own, _)| *own != kind);
-        other.extensions.push((kind, content.into()));
-        other
-    }
-
-    fn message(&self) -> Vec<u8> {
-        let mut body = vec![3, 3];
-        body.extend([7; 32]);
-        body.push(self.session as u8);
-        body.extend(vec![8; self.session]);
-        body.extend(pair(self.suites.len() * 2));
-        body.extend(self.suites.iter().flat_map(|suite| suite.to_be_bytes()));
-        body.push(self.compression.len() as u8);
-        body.extend(&self.compression);
-        let mut list = Vec::new();
-        for (kind, content) in &self.extensions {
-            list.extend(kind.to_be_bytes());
-            list.extend(pair(content.len()));
-            list.extend(content);
-        }
-        body.extend(pair(list.len()));
-        body.extend(list);
-        let mut message = vec![1, 0];
-        message.extend(pair(body.len()));
-        message.extend(body);
-        message
-    }
-
-    fn record(&self) -> Vec<u8> {
-        let message = self.message();
-        [&[22, 3, 1][..], &pair(message.len()), &message].concat()
-    }
-}
-
-/// What a server says first to these bytes.
-#[derive(Debug, PartialEq, Eq)]
-enum Says {
-    ServerHello,
-    Alert(u8),
-    Nothing,
-}
-
-fn says(bed: &Bed, bytes: &[u8]) -> Says {
-    let mut wire = bed.tcp(PUB1, 443);
-    wire.send(bytes);
-    let Some(header) = wire.exactly(5) else { return Says::Nothing };
-    let body = wire.exactly(usize::from(u16::from_be_bytes([header[3], header[4]]))).unwrap_or_default();
-    match (header[0], &body[..]) {
-        (22, [2, ..]) => Says::ServerHello,
-        (21, &[_, alert, ..]) => {
-            assert!(matches!(wire.rest().1, End::Closed | End::Reset), "open after an alert");
-            Says::Alert(alert)
-        }
-        _ => panic!("neither ServerHello nor alert: {header:?} {body:?}"),
-    }
-}
-
-fn alert(description: AlertDescription) -> Says {
-    Says::Alert(description.into())
-}
 
 #[test]
 fn tl_09_grease_for_encrypted_hellos_changes_nothing() {
@@ -281,7 +175,17 @@ fn tl_22_a_hello_that_contradicts_itself_gets_an_alert_and_an_end() {
     two_names[..2].copy_from_slice(&length);
     let mut long = hello.record();
     long[5 + 3] = long[5 + 3].wrapping_sub(9);
-    let cases: [(&str, Vec<u8>); 10] = [
+    let between = |kind: u8, body: &[u8]| {
+        let whole = hello.record();
+        let halves = whole[5..].split_at(60);
+        [record(HANDSHAKE, halves.0), record(kind, body), record(HANDSHAKE, halves.1)].concat()
+    };
+    let zero = list(&[&X25519.to_be_bytes()[..], &list(&[0; 32])].concat());
+    let cases: [(&str, Vec<u8>); 14] = [
+        ("a change of cipher spec between its halves", between(CHANGE_CIPHER_SPEC, &[1])),
+        ("an alert between its halves", between(ALERT, &[1, 90])),
+        ("nothing between its halves", between(HANDSHAKE, &[])),
+        ("a share that is the point zero", hello.with(KEY_SHARE, zero).record()),
         ("an extension twice", twice.record()),
         ("two names", hello.with(SERVER_NAME, two_names).record()),
         ("an empty list of names", hello.with(SERVER_NAME, vec![0, 0]).record()),
