@@ -27,7 +27,7 @@ use tokio_rustls::server::TlsStream;
 
 /// What answers the requests of one connection.
 pub(super) struct Service {
-    pub(super) flow: Flow,
+    pub(super) flow: Arc<Flow>,
     pub(super) _ticket: Ticket,
     pub(super) connection: Connection,
     /// A refusal that is already recorded: its page answers everything.
@@ -45,7 +45,14 @@ impl Service {
         page: Option<Refusal>,
     ) -> Self {
         let client_number = gate.registry.client_number(&flow.client_name);
-        Self { flow, _ticket: ticket, connection, page, leases: gate.leases.clone(), client_number }
+        Self {
+            flow: Arc::new(flow),
+            _ticket: ticket,
+            connection,
+            page,
+            leases: gate.leases.clone(),
+            client_number,
+        }
     }
 
     /// Whether the client's packets went to an address that it was not told for the name it asks for: a CDN that

@@ -36,7 +36,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -73,25 +73,19 @@ impl Flow {
         if Arc::ptr_eq(snapshot, &self.snapshot) {
             return Ok(self.client);
         }
-        client_in(snapshot, &self.ingress, self.source.ip(), &self.client_name)
+        let found = snapshot.client_of(&self.ingress, self.source.ip());
+        found.filter(|client| *snapshot.client_name(*client) == *self.client_name).ok_or_else(|| {
+            Refusal::new(
+                Reason::UnknownClient,
+                "after a reload this connection belongs to no client, or another",
+            )
+        })
     }
 
     /// The id of the flow's next decision.
     pub fn next_id(&self) -> FlowId {
         FlowId { flow: self.number, exchange: self.exchanges.fetch_add(1, Ordering::Relaxed) + 1 }
     }
-}
-
-fn client_in(
-    snapshot: &Snapshot,
-    ingress: &Ingress,
-    source: IpAddr,
-    name: &Arc<str>,
-) -> Result<ClientId, Refusal> {
-    let found = snapshot.client_of(ingress, source);
-    found.filter(|client| *snapshot.client_name(*client) == **name).ok_or_else(|| {
-        Refusal::new(Reason::UnknownClient, "after a reload this connection belongs to no client, or another")
-    })
 }
 
 /// One request, with everything its flow states about its destination reconciled into one name and port.
@@ -170,7 +164,7 @@ impl From<Refusal> for Stop {
 /// Runs one request through the whole path. Always gives an answer for the client; exactly one decision record and,
 /// for what was let through, one end record come of it. Interim answers are put where the client's side looks for them
 /// while this runs.
-pub async fn exchange(flow: &Flow, asked: Box<Asked>, body: Body, interims: &Interims) -> Reply {
+pub async fn exchange(flow: &Arc<Flow>, asked: Box<Asked>, body: Body, interims: &Interims) -> Reply {
     let snapshot = flow.shared.snapshot.load_full();
     let proto = asked.proto;
     let mut facts = Facts::of(&asked);

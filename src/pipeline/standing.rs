@@ -3,10 +3,8 @@
 //! them when its patience does.
 
 use super::judge::Prepared;
-use super::{Flow, Shared, Stop, client_in};
-use crate::base::Ingress;
+use super::{Flow, Stop};
 use crate::policy::{Reason, Snapshot};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,23 +14,14 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// A request that was let through, whose it is, and the policy under which that was last found right.
 pub struct Standing {
     pub(super) prepared: Prepared,
-    shared: Arc<Shared>,
-    ingress: Ingress,
-    source: IpAddr,
-    client_name: Arc<str>,
-    judged: Arc<Snapshot>,
+    flow: Arc<Flow>,
+    /// A later one than the permit's own.
+    judged: Option<Arc<Snapshot>>,
 }
 
 impl Standing {
-    pub(super) fn new(flow: &Flow, prepared: Prepared) -> Self {
-        Self {
-            shared: flow.shared.clone(),
-            ingress: flow.ingress.clone(),
-            source: flow.source.ip(),
-            client_name: flow.client_name.clone(),
-            judged: prepared.permit.snapshot().clone(),
-            prepared,
-        }
+    pub(super) fn new(flow: &Arc<Flow>, prepared: Prepared) -> Self {
+        Self { flow: flow.clone(), judged: None, prepared }
     }
 
     /// Ends when it may not go on, and says why.
@@ -40,7 +29,7 @@ impl Standing {
         let mut judged = None;
         loop {
             tokio::time::sleep(LOOK).await;
-            match self.holds_since(judged.as_ref().unwrap_or(&self.judged)) {
+            match self.holds_since(judged.as_ref().unwrap_or(self.judged())) {
                 Ok(now) => judged = now.or(judged),
                 Err(reason) => return reason,
             }
@@ -49,24 +38,29 @@ impl Standing {
 
     /// Why it may not go on: `Shutdown` or `Reload`.
     pub fn holds(&mut self) -> Result<(), Reason> {
-        if let Some(now) = self.holds_since(&self.judged)? {
-            self.judged = now;
+        if let Some(now) = self.holds_since(self.judged())? {
+            self.judged = Some(now);
         }
         Ok(())
     }
 
+    fn judged(&self) -> &Arc<Snapshot> {
+        self.judged.as_ref().unwrap_or(self.prepared.permit.snapshot())
+    }
+
     /// The policy under which it was found right, where that is another one than the last.
     fn holds_since(&self, judged: &Arc<Snapshot>) -> Result<Option<Arc<Snapshot>>, Reason> {
-        if self.shared.drain.is_over() {
+        let shared = &self.flow.shared;
+        if shared.drain.is_over() {
             return Err(Reason::Shutdown);
         }
-        if Arc::ptr_eq(&self.shared.snapshot.load(), judged) {
+        if Arc::ptr_eq(&shared.snapshot.load(), judged) {
             return Ok(None);
         }
-        let now = self.shared.snapshot.load_full();
+        let now = shared.snapshot.load_full();
         let request = self.prepared.permit.request();
-        let holds = client_in(&now, &self.ingress, self.source, &self.client_name)
-            .is_ok_and(|client| now.judge_request(client, request.clone()).is_ok());
+        let client = self.flow.client_in(&now);
+        let holds = client.is_ok_and(|client| now.judge_request(client, request.clone()).is_ok());
         if holds { Ok(Some(now)) } else { Err(Reason::Reload) }
     }
 }
