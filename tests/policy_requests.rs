@@ -317,6 +317,51 @@ mod methods_and_queries {
     use super::*;
 
     #[test]
+    fn pm_18_a_deny_sees_a_path_without_its_parameters_and_an_allow_must_hold_there_too() {
+        let deny = |path: &str| {
+            load(&format!(
+                "{P10}[[rule]]\nname = \"no\"\nhosts = [\"a.test\"]\naction = \"deny\"\n[[rule.match]]\npath = {{ {path} }}\n"
+            ))
+        };
+        for (path, hidden, other) in [
+            (
+                "prefix = \"/admin\"",
+                &["/admin;x/y", "/admin;", "/%61dmin;x", "/ADMIN;x", "/;/admin", "/admin%3bx/y"][..],
+                "/a;/admin",
+            ),
+            (
+                "prefix = \"/public/secret\"",
+                &["/public/secret;a=b/x", "/public;y/secret", "/public%3By/%73ecret"],
+                "/public/secretly;x",
+            ),
+            ("exact = \"/one\"", &["/one;x", "/one;x=1;y=2"], "/one;x/two"),
+            ("regex = \"/hid/[^/]+\"", &["/hid;a/x", "/hid;a/x;b", "/hid/%78;b"], "/hide;a/x"),
+        ] {
+            let snapshot = deny(path);
+            for hidden in hidden {
+                denies(&snapshot, &format!("GET https://a.test{hidden}"), Reason::RuleDenied);
+            }
+            allows(&snapshot, &format!("GET https://a.test{other}"));
+        }
+        let allow = |path: &str| {
+            load(&format!(
+                "[[rule]]\nname = \"yes\"\nhosts = [\"a.test\"]\naction = \"allow\"\n[[rule.match]]\npath = {{ {path} }}\n"
+            ))
+        };
+        let scripts = allow("regex = \"/.*[.]js\"");
+        allows(&scripts, "GET https://a.test/a/b.js;v=1.js");
+        denies(&scripts, "GET https://a.test/admin;.js", Reason::PathDenied);
+        denies(&scripts, "GET https://a.test/admin%3b.js", Reason::PathDenied);
+        let below = allow("prefix = \"/public\"");
+        allows(&below, "GET https://a.test/public/a;v=1/b;c");
+        denies(&below, "GET https://a.test/public;/x/../../admin", Reason::PathDenied);
+        // Who spells the parameter out means it.
+        let spelled = allow("exact = \"/public/a;v=1\"");
+        allows(&spelled, "GET https://a.test/public/a;v=1");
+        denies(&spelled, "GET https://a.test/public/a", Reason::PathDenied);
+    }
+
+    #[test]
     fn pm_16_a_query_condition_holds_in_every_interpretation() {
         let path = "path = { glob = \"/public/**\" }";
         let with_query = format!("{path}\n  query = [{{ name = \"repo\", value = \"ok\" }}]");
@@ -391,6 +436,19 @@ mod methods_and_queries {
         ] {
             assert_eq!(judge_with(&snapshot, post, fields).unwrap_err().reason, Reason::HeaderDenied);
         }
+    }
+
+    #[test]
+    fn sm_25_a_deny_by_header_sees_what_servers_fold_into_its_name() {
+        let text = format!(
+            "{P10}[[rule]]\nname = \"no\"\nhosts = [\"a.test\"]\naction = \"deny\"\n[[rule.match]]\nheaders = [{{ name = \"x-mode\", value = \"evil\" }}]\n"
+        );
+        let (snapshot, url) = (load(&text), "GET https://a.test/");
+        for name in ["x-mode", "X_Mode", "x_mode", "x-mode-", "_x-mode"] {
+            let refused = judge_with(&snapshot, url, &[("x-mode", "good"), (name, "Evil")]).unwrap_err();
+            assert_eq!(refused.reason, Reason::RuleDenied, "{name}");
+        }
+        assert!(judge_with(&snapshot, url, &[("x_mode", "good"), ("x-model", "evil")]).is_ok());
     }
 
     #[test]
