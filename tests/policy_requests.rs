@@ -99,6 +99,24 @@ mod hosts {
     }
 
     #[test]
+    fn hc_34_what_is_said_of_a_connect_is_what_is_said_at_every_other_door() {
+        let rule = "[[rule]]\nname = \"secure\"\naction = \"allow\"\naddresses = [\"10.99.0.0/24\"]\n";
+        let clear = rule.replace("secure", "clear") + "scheme = \"http\"\n";
+        for policy in [format!("{rule}{clear}"), format!("{clear}{rule}")] {
+            let snapshot = load(&policy);
+            denies(&snapshot, "GET http://10.99.0.5/", Reason::AddrBlocked);
+            for (port, reason) in
+                [(80, Reason::AddrBlocked), (443, Reason::AddrBlocked), (81, Reason::PortDenied)]
+            {
+                let place = snapshot.judge_place(agent(&snapshot), &Host::parse("10.99.0.5").unwrap(), port);
+                assert_eq!(place.unwrap_err().reason, reason, "{port}");
+            }
+        }
+        let granted = load(&format!("{rule}{clear}private = [\"10.99.0.0/24:80\"]\n"));
+        assert!(granted.judge_place(agent(&granted), &Host::parse("10.99.0.5").unwrap(), 80).is_ok());
+    }
+
+    #[test]
     fn hc_48_other_ports_are_refused_as_such() {
         let snapshot = load(P1);
         assert_eq!(connect(&snapshot, "api.good.test", 443), "intercept");
