@@ -2,6 +2,7 @@
 
 use super::framing::{self, Framing, Persistence};
 use super::lines;
+use super::start;
 use bytes::BytesMut;
 use http::header::{TRAILER, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -21,6 +22,8 @@ pub const MAX_FIELDS: usize = 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
+    #[error("the first bytes begin no request of HTTP/1")]
+    NotHttp,
     #[error("{0}")]
     Syntax(&'static str),
     #[error("{0}")]
@@ -62,10 +65,19 @@ pub fn parse_request(
     limits: &HeadLimits,
 ) -> Result<Option<RequestHead>, HeadError> {
     let blank = lines::leading_blank(buf);
-    let Some(raw) = take_head(buf, blank, seen, limits)? else { return Ok(None) };
+    let raw = match take_head(buf, blank, seen, limits) {
+        Ok(Some(raw)) => raw,
+        Ok(None) => {
+            start::check(buf.get(blank..).unwrap_or_default(), seen.saturating_sub(blank))?;
+            return Ok(None);
+        }
+        Err(error) => return Err(start::fault(buf.get(blank..).unwrap_or_default()).unwrap_or(error)),
+    };
     let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
-    parsed.parse_with_uninit_headers(&raw, &mut slots).map_err(syntax)?;
+    parsed
+        .parse_with_uninit_headers(&raw, &mut slots)
+        .map_err(|error| start::fault(&raw).unwrap_or_else(|| syntax(error)))?;
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(HeadError::Syntax("the request line is incomplete"));
     };
@@ -165,7 +177,7 @@ fn take_expect(headers: &mut HeaderMap) -> Result<bool, HeadError> {
     Ok(true)
 }
 
-fn syntax(error: httparse::Error) -> HeadError {
+pub(super) fn syntax(error: httparse::Error) -> HeadError {
     match error {
         httparse::Error::TooManyHeaders => HeadError::TooLarge,
         httparse::Error::HeaderName => HeadError::Syntax("a header name holds a byte it must not"),
