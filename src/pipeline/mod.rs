@@ -8,6 +8,7 @@ mod hooks;
 mod interim;
 mod judge;
 mod messages;
+mod overrides;
 mod page;
 mod record;
 mod scan;
