@@ -451,6 +451,8 @@ mod methods_and_queries {
             &[][..],
             &[("content-type", "text/plain")],
             &[("content-type", "application/json"), ("content-type", "text/plain")],
+            &[("content-type", "application/json"), ("content_type", "text/plain")],
+            &[("content_type", "application/json")],
         ] {
             assert_eq!(judge_with(&snapshot, post, fields).unwrap_err().reason, Reason::HeaderDenied);
         }

@@ -231,19 +231,15 @@ impl FieldMatch<String> {
 }
 
 impl FieldMatch<HeaderName> {
-    /// An allow wants the field, with every one of its lines accepted. A deny wants one line, also of a field that some
-    /// servers take for it.
+    /// Looks at every line of the field, also under the names that some servers take for it: a deny wants one that is
+    /// accepted, an allow all of them, and the field under its own name.
     fn headers_hold(&self, request: &CanonicalRequest, side: Side) -> bool {
-        let accepted = |value: &HeaderValue| self.value.accepts(value.as_bytes(), side);
+        let headers = request.headers();
+        let mut lines = headers.iter().filter(|(name, _)| fields::alike(name, &self.name));
+        let accepted = |(_, value): (_, &HeaderValue)| self.value.accepts(value.as_bytes(), side);
         match side {
-            Side::Allow => {
-                let mut lines = request.headers().get_all(&self.name).iter().peekable();
-                lines.peek().is_some() && lines.all(accepted)
-            }
-            Side::Deny => {
-                let mut lines = request.headers().iter();
-                lines.any(|(name, value)| fields::alike(name, &self.name) && accepted(value))
-            }
+            Side::Allow => headers.contains_key(&self.name) && lines.all(accepted),
+            Side::Deny => lines.any(accepted),
         }
     }
 }

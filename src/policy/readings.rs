@@ -176,7 +176,6 @@ fn merged(path: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::policy::path::canonical;
 
     fn readings(target: &str) -> Vec<String> {

@@ -11,8 +11,13 @@ use crate::support::*;
 
 const HALF: &str = "POST /upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\nthe first bytes";
 
-/// How a client goes.
+/// How a client goes, and how it came.
 type Going = (&'static str, fn(Wire));
+type Way = (&'static str, &'static str, fn(&Bed) -> Wire);
+type Leaving = (&'static str, fn(Raw) -> Option<Raw>);
+
+const HTTPS: Way = ("TS", "api.good.test", |bed| bed.https(PUB1, "api.good.test").unwrap());
+const HTTP: Way = ("TH", "plain.good.test", |bed| bed.tcp(PUB1, 80));
 
 const GOINGS: [Going; 3] = [
     ("an orderly end", |mut wire| drop(wire.end_of_sending().rest())),
@@ -23,12 +28,8 @@ const GOINGS: [Going; 3] = [
 #[test]
 fn gi1_au_03_a_head_that_is_not_finished_has_its_record_however_its_client_goes() {
     let bed = Bed::new(P1);
-    let ways: [(&str, fn(&Bed) -> Wire); 3] = [
-        ("TS", |bed| bed.https(PUB1, "api.good.test").unwrap()),
-        ("TH", |bed| bed.tcp(PUB1, 80)),
-        ("XH", |bed| bed.explicit()),
-    ];
-    for (way, open) in ways {
+    let ways: [Way; 3] = [HTTPS, HTTP, ("XH", "plain.good.test", Bed::explicit)];
+    for (way, _, open) in ways {
         // Of a reset the kernel may keep the bytes before it to itself.
         for (going, go) in &GOINGS[..2] {
             let mut wire = open(&bed);
@@ -75,15 +76,11 @@ fn upstream_has_begun(bed: &Bed) {
 
 #[test]
 fn ht_11_an_upload_whose_client_goes_is_abandoned_over_http_1() {
-    let ways: [(&str, &str, fn(&Bed) -> Wire); 3] = [
-        ("TS", "api.good.test", |bed| bed.https(PUB1, "api.good.test").unwrap()),
-        ("TH", "plain.good.test", |bed| bed.tcp(PUB1, 80)),
-        ("XC", "api.good.test", |bed| {
-            bed.tunnel("api.good.test:443").unwrap().secure(&bed.tls("api.good.test")).unwrap()
-        }),
-    ];
+    let inside: Way = ("XC", "api.good.test", |bed| {
+        bed.tunnel("api.good.test:443").unwrap().secure(&bed.tls("api.good.test")).unwrap()
+    });
     let bed = Bed::new(P1);
-    for (way, host, open) in ways {
+    for (way, host, open) in [HTTPS, HTTP, inside] {
         for (going, go) in GOINGS {
             let mark = bed.mark();
             let mut wire = open(&bed);
@@ -99,7 +96,7 @@ fn ht_11_an_upload_whose_client_goes_is_abandoned_over_http_1() {
 #[test]
 fn ht_11_an_upload_whose_client_goes_is_abandoned_over_http_2() {
     let bed = Bed::new(P1);
-    let endings: [(&str, fn(Raw) -> Option<Raw>); 3] = [
+    let endings: [Leaving; 3] = [
         ("a reset of the stream", |mut raw| {
             raw.send(reset(1, 8));
             Some(raw)

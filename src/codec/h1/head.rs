@@ -73,6 +73,10 @@ pub fn parse_request(
         }
         Err(error) => return Err(start::fault(buf.get(blank..).unwrap_or_default()).unwrap_or(error)),
     };
+    // What is refused while it comes is refused when it comes at once.
+    if start::beginning(&raw) == start::Beginning::NotHttp {
+        return Err(HeadError::NotHttp);
+    }
     let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     parsed
@@ -211,6 +215,47 @@ mod tests {
         assert_eq!((head.target.as_str(), head.framing), ("/a?b", Framing::Length(3)));
         assert_eq!(&buf[..], b"abcGET");
         assert!(!head.headers.contains_key("content-length"));
+    }
+
+    #[test]
+    fn fr_22_a_head_is_refused_alike_whole_and_in_pieces() {
+        let long = format!("{} / HTTP/1.1", "M".repeat(65));
+        for line in ["GET /", "SSH-1 / HTTP/1.1", "GET\t/ HTTP/1.1", "{} / HTTP/1.1", "EHLO x", &long] {
+            let text = format!("{line}\r\nhost: a\r\n\r\n");
+            assert_eq!(request(&text).err(), Some(HeadError::NotHttp), "{line}");
+            let early = (0..text.len() - 2).find_map(|upto| request(&text[..upto]).err());
+            assert_eq!(early, Some(HeadError::NotHttp), "{line}");
+        }
+    }
+
+    #[test]
+    fn sm_21_what_becomes_of_a_head_does_not_depend_on_where_reads_end() {
+        let parts = ["GET ", "/", " HTTP/1.1", "\r", "\n", "\r\n", "a: b", "\u{e9}", " "];
+        let (mut taken, mut refused) = (0, 0);
+        for number in 0..parts.len().pow(6) {
+            let (mut text, mut rest) = (String::new(), number);
+            for _ in 0..6 {
+                text.push_str(parts[rest % parts.len()]);
+                rest /= parts.len();
+            }
+            let mut buf = BytesMut::new();
+            let mut pieces = Ok(None);
+            for (seen, byte) in text.bytes().enumerate() {
+                buf.extend_from_slice(&[byte]);
+                pieces = parse_request(&mut buf, seen, &LIMITS);
+                if !matches!(pieces, Ok(None)) {
+                    break;
+                }
+            }
+            match (request(&text), pieces) {
+                (Ok(Some(_)), Ok(Some(_))) => taken += 1,
+                (Ok(None), Ok(None)) => {}
+                (Err(HeadError::Syntax(_)), Err(HeadError::Syntax(_))) => refused += 1,
+                (Err(whole), Err(pieces)) if whole == pieces => refused += 1,
+                (whole, pieces) => panic!("{text:?}: at once {whole:?}, byte by byte {pieces:?}"),
+            }
+        }
+        assert!(taken > 0 && refused > 100_000, "{taken} {refused}");
     }
 
     #[test]

@@ -67,11 +67,17 @@ pub(super) fn fault(head: &[u8]) -> Option<HeadError> {
         Beginning::NotHttp => false,
         Beginning::NeedMore => true,
         // A line without a version is one of HTTP/0.9, of SMTP, or of whatever else speaks in lines.
-        Beginning::Request => memchr::memchr(b'\n', head)
-            .and_then(|end| head.get(..end))
-            .is_none_or(|line| memchr::memmem::find(line, b" HTTP/").is_some()),
+        Beginning::Request => {
+            whole_line(head).is_none_or(|line| memchr::memmem::find(line, b" HTTP/").is_some())
+        }
     };
     (!is_http).then_some(HeadError::NotHttp)
+}
+
+/// The first line, where it came to a proper end: a fault within it shows before that.
+fn whole_line(head: &[u8]) -> Option<&[u8]> {
+    let end = memchr::memchr(b'\r', head)?;
+    (head.get(end + 1) == Some(&b'\n')).then(|| head.get(..end))?.filter(|line| !line.contains(&b'\n'))
 }
 
 fn first_line(line: &[u8]) -> Result<(), HeadError> {
