@@ -74,7 +74,7 @@ pub fn parse_request(
         Err(error) => return Err(start::fault(buf.get(blank..).unwrap_or_default()).unwrap_or(error)),
     };
     // What is refused while it comes is refused when it comes at once.
-    if start::beginning(&raw) == start::Beginning::NotHttp {
+    if start::of_line(&raw) == start::Beginning::NotHttp {
         return Err(HeadError::NotHttp);
     }
     let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
@@ -220,7 +220,15 @@ mod tests {
     #[test]
     fn fr_22_a_head_is_refused_alike_whole_and_in_pieces() {
         let long = format!("{} / HTTP/1.1", "M".repeat(65));
-        for line in ["GET /", "SSH-1 / HTTP/1.1", "GET\t/ HTTP/1.1", "{} / HTTP/1.1", "EHLO x", &long] {
+        for line in [
+            "\r\n\r\n\r\nGET / HTTP/1.1",
+            "GET /",
+            "SSH-1 / HTTP/1.1",
+            "GET\t/ HTTP/1.1",
+            "{} / HTTP/1.1",
+            "EHLO x",
+            &long,
+        ] {
             let text = format!("{line}\r\nhost: a\r\n\r\n");
             assert_eq!(request(&text).err(), Some(HeadError::NotHttp), "{line}");
             let early = (0..text.len() - 2).find_map(|upto| request(&text[..upto]).err());
@@ -230,7 +238,7 @@ mod tests {
 
     #[test]
     fn sm_21_what_becomes_of_a_head_does_not_depend_on_where_reads_end() {
-        let parts = ["GET ", "/", " HTTP/1.1", "\r", "\n", "\r\n", "a: b", "\u{e9}", " "];
+        let parts = ["GET / HTTP/1.1", "GET ", "/", "\r", "\n", "\r\n", "a: b", "\u{e9}", " "];
         let (mut taken, mut refused) = (0, 0);
         for number in 0..parts.len().pow(6) {
             let (mut text, mut rest) = (String::new(), number);

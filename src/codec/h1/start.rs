@@ -17,9 +17,13 @@ pub enum Beginning {
     NeedMore,
 }
 
-/// Looks for a method (RFC 9110 section 9.1, a token) and its space, behind the empty lines that a reader skips.
+/// What the first bytes of a connection are, which may be the empty lines that a reader skips.
 pub fn beginning(bytes: &[u8]) -> Beginning {
-    let bytes = bytes.get(leading_blank(bytes)..).unwrap_or_default();
+    of_line(bytes.get(leading_blank(bytes)..).unwrap_or_default())
+}
+
+/// Looks for a method (RFC 9110 section 9.1, a token) and its space.
+pub(super) fn of_line(bytes: &[u8]) -> Beginning {
     if matches!(bytes, b"" | b"\r") {
         return Beginning::NeedMore;
     }
@@ -63,7 +67,7 @@ pub(super) fn check(head: &[u8], seen: usize) -> Result<(), HeadError> {
 
 /// That what could not be read as a head is no HTTP/1 at all.
 pub(super) fn fault(head: &[u8]) -> Option<HeadError> {
-    let is_http = match beginning(head) {
+    let is_http = match of_line(head) {
         Beginning::NotHttp => false,
         Beginning::NeedMore => true,
         // A line without a version is one of HTTP/0.9, of SMTP, or of whatever else speaks in lines.
@@ -99,7 +103,7 @@ mod tests {
             (b"PRI * HTTP/2.0\r\n", 12),
             (b"EHLO\r\n", 5),
             (b"GET\t/ HTTP/1.1\r\n", 4),
-            (b"\r\n\r\n\r\n", 6),
+            (b"\r\n", 2),
             (b"EHLO x\r\n", 8),
             (b"GET /\r\n", 7),
         ] {
@@ -109,6 +113,8 @@ mod tests {
             }
             assert_eq!(check(bytes, 0), Err(HeadError::NotHttp), "{bytes:?}");
         }
+        assert_eq!(beginning(b"\r\n\r\n\r"), Beginning::NeedMore);
+        assert_eq!(beginning(b"\r\n\r\n\r\n"), Beginning::NotHttp);
         assert_eq!(beginning(&[b'a'; METHOD_BYTES + 1]), Beginning::NotHttp);
         assert_eq!(beginning(&[b'a'; METHOD_BYTES]), Beginning::NeedMore);
     }
