@@ -99,6 +99,24 @@ mod hosts {
     }
 
     #[test]
+    fn hc_34_what_is_said_of_a_connect_is_what_is_said_at_every_other_door() {
+        let rule = "[[rule]]\nname = \"secure\"\naction = \"allow\"\naddresses = [\"10.99.0.0/24\"]\n";
+        let clear = rule.replace("secure", "clear") + "scheme = \"http\"\n";
+        for policy in [format!("{rule}{clear}"), format!("{clear}{rule}")] {
+            let snapshot = load(&policy);
+            denies(&snapshot, "GET http://10.99.0.5/", Reason::AddrBlocked);
+            for (port, reason) in
+                [(80, Reason::AddrBlocked), (443, Reason::AddrBlocked), (81, Reason::PortDenied)]
+            {
+                let place = snapshot.judge_place(agent(&snapshot), &Host::parse("10.99.0.5").unwrap(), port);
+                assert_eq!(place.unwrap_err().reason, reason, "{port}");
+            }
+        }
+        let granted = load(&format!("{rule}{clear}private = [\"10.99.0.0/24:80\"]\n"));
+        assert!(granted.judge_place(agent(&granted), &Host::parse("10.99.0.5").unwrap(), 80).is_ok());
+    }
+
+    #[test]
     fn hc_48_other_ports_are_refused_as_such() {
         let snapshot = load(P1);
         assert_eq!(connect(&snapshot, "api.good.test", 443), "intercept");
@@ -304,6 +322,51 @@ mod paths {
     }
 
     #[test]
+    fn pm_18_a_deny_sees_a_path_without_its_parameters_and_an_allow_must_hold_there_too() {
+        let deny = |path: &str| {
+            load(&format!(
+                "{P10}[[rule]]\nname = \"no\"\nhosts = [\"a.test\"]\naction = \"deny\"\n[[rule.match]]\npath = {{ {path} }}\n"
+            ))
+        };
+        for (path, hidden, other) in [
+            (
+                "prefix = \"/admin\"",
+                &["/admin;x/y", "/admin;", "/%61dmin;x", "/ADMIN;x", "/;/admin", "/admin%3bx/y"][..],
+                "/a;/admin",
+            ),
+            (
+                "prefix = \"/public/secret\"",
+                &["/public/secret;a=b/x", "/public;y/secret", "/public%3By/%73ecret"],
+                "/public/secretly;x",
+            ),
+            ("exact = \"/one\"", &["/one;x", "/one;x=1;y=2"], "/one;x/two"),
+            ("regex = \"/hid/[^/]+\"", &["/hid;a/x", "/hid;a/x;b", "/hid/%78;b"], "/hide;a/x"),
+        ] {
+            let snapshot = deny(path);
+            for hidden in hidden {
+                denies(&snapshot, &format!("GET https://a.test{hidden}"), Reason::RuleDenied);
+            }
+            allows(&snapshot, &format!("GET https://a.test{other}"));
+        }
+        let allow = |path: &str| {
+            load(&format!(
+                "[[rule]]\nname = \"yes\"\nhosts = [\"a.test\"]\naction = \"allow\"\n[[rule.match]]\npath = {{ {path} }}\n"
+            ))
+        };
+        let scripts = allow("regex = \"/.*[.]js\"");
+        allows(&scripts, "GET https://a.test/a/b.js;v=1.js");
+        denies(&scripts, "GET https://a.test/admin;.js", Reason::PathDenied);
+        denies(&scripts, "GET https://a.test/admin%3b.js", Reason::PathDenied);
+        let below = allow("prefix = \"/public\"");
+        allows(&below, "GET https://a.test/public/a;v=1/b;c");
+        denies(&below, "GET https://a.test/public;/x/../../admin", Reason::PathDenied);
+        // Who spells the parameter out means it.
+        let spelled = allow("exact = \"/public/a;v=1\"");
+        allows(&spelled, "GET https://a.test/public/a;v=1");
+        denies(&spelled, "GET https://a.test/public/a", Reason::PathDenied);
+    }
+
+    #[test]
     fn cr_15_nothing_outside_the_path_gets_the_rule_with_the_credential() {
         let text = P3.replace("/public/**", "/v1/**").replace("GET\", \"HEAD", "GET");
         for target in ["/v1/../admin", "/v1/..%2fadmin", "//v1/x"] {
@@ -388,9 +451,24 @@ mod methods_and_queries {
             &[][..],
             &[("content-type", "text/plain")],
             &[("content-type", "application/json"), ("content-type", "text/plain")],
+            &[("content-type", "application/json"), ("content_type", "text/plain")],
+            &[("content_type", "application/json")],
         ] {
             assert_eq!(judge_with(&snapshot, post, fields).unwrap_err().reason, Reason::HeaderDenied);
         }
+    }
+
+    #[test]
+    fn sm_25_a_deny_by_header_sees_what_servers_fold_into_its_name() {
+        let text = format!(
+            "{P10}[[rule]]\nname = \"no\"\nhosts = [\"a.test\"]\naction = \"deny\"\n[[rule.match]]\nheaders = [{{ name = \"x-mode\", value = \"evil\" }}]\n"
+        );
+        let (snapshot, url) = (load(&text), "GET https://a.test/");
+        for name in ["x-mode", "X_Mode", "x_mode", "x-mode-", "_x-mode"] {
+            let refused = judge_with(&snapshot, url, &[("x-mode", "good"), (name, "Evil")]).unwrap_err();
+            assert_eq!(refused.reason, Reason::RuleDenied, "{name}");
+        }
+        assert!(judge_with(&snapshot, url, &[("x_mode", "good"), ("x-model", "evil")]).is_ok());
     }
 
     #[test]

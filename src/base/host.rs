@@ -192,7 +192,7 @@ pub enum AuthorityError {
 }
 
 impl Authority {
-    /// Strict: no userinfo, no spaces or commas, no empty or signed port.
+    /// Strict: no userinfo, no spaces or commas, no signed port. An empty port is none (RFC 3986 section 3.2.3).
     pub fn parse(text: &str) -> Result<Self, AuthorityError> {
         if text.is_empty() {
             return Err(AuthorityError::Empty);
@@ -205,6 +205,7 @@ impl Authority {
         let port = match rest.strip_prefix(':') {
             None if rest.is_empty() => None,
             None => return Err(AuthorityError::Port),
+            Some("") => None,
             Some(digits) => Some(port(digits)?),
         };
         Ok(Self { host: Host::parse(host)?, port })
@@ -212,7 +213,7 @@ impl Authority {
 }
 
 fn port(digits: &str) -> Result<u16, AuthorityError> {
-    if digits.is_empty() || digits.len() > 5 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+    if digits.len() > 5 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(AuthorityError::Port);
     }
     match digits.parse() {
@@ -259,11 +260,13 @@ mod tests {
     #[test]
     fn authorities_are_strict() {
         for text in
-            ["", "a@b", "a:", "a:0", "a:+1", "a:65536", "a:1:2", "[::1]x", "[::1", "a:443@b:443", "::1"]
+            ["", ":", "a@b", "a::", "a:0", "a:+1", "a:65536", "a:1:2", "[::1]x", "[::1", "a:443@b:443", "::1"]
         {
             assert!(Authority::parse(text).is_err(), "{text:?}");
         }
         assert_eq!(Authority::parse("[::1]:80").unwrap().to_string(), "[::1]:80");
+        assert_eq!(Authority::parse("a:").unwrap().to_string(), "a");
+        assert_eq!(Authority::parse("[::1]:").unwrap().to_string(), "[::1]");
     }
 
     #[test]

@@ -367,6 +367,7 @@ async fn answer_unread<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 
 pub(super) fn bad_head(error: &ReadError, connection: &Connection) -> Box<Rejected> {
     let (reason, status) = match error {
+        ReadError::Head(HeadError::NotHttp) => (Reason::Protocol, StatusCode::BAD_REQUEST),
         ReadError::Head(HeadError::Syntax(_)) => (Reason::BadRequest, StatusCode::BAD_REQUEST),
         ReadError::Head(HeadError::Framing(_)) => (Reason::BadFraming, StatusCode::BAD_REQUEST),
         ReadError::Head(HeadError::TooLarge) => {

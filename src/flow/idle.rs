@@ -58,7 +58,9 @@ impl<D: Future<Output = ()>> Idle<D> {
         };
         match head {
             Ok(Some(head)) => Next::Head(head),
-            Ok(None) | Err(ReadError::Io(_)) => Next::End,
+            Ok(None) => Next::End,
+            // A head had begun, so something was asked, however its client went.
+            Err(ReadError::Io(_)) => Next::Bad(ReadError::Truncated),
             Err(error) => Next::Bad(error),
         }
     }

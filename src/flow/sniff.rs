@@ -4,6 +4,7 @@
 use super::target::Targeted;
 use super::{Gate, refuse};
 use crate::base::OriginalDst;
+use crate::codec::h1::{Beginning, beginning};
 use crate::pipeline::Flow;
 use crate::policy::{Reason, Refusal};
 use crate::tls::{HelloError, MAX_HELLO_BYTES, Opening, Pending};
@@ -11,9 +12,6 @@ use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-
-/// The longest method that is looked for, and the space behind it.
-const METHOD_BYTES: usize = 24;
 
 pub(super) struct Sniffed {
     pub(super) stream: TcpStream,
@@ -99,41 +97,19 @@ async fn classify(stream: &mut TcpStream, ahead: &mut BytesMut) -> Option<FirstB
     }
 }
 
-/// Yes, no, or need more, on all bytes so far.
+/// Yes, no, or need more, on all bytes so far. What is wrong with a request is said in HTTP; the preface of HTTP/2 in clear
+/// text is not spoken here.
 fn told(hello: &mut Pending, bytes: &[u8]) -> Option<FirstBytes> {
-    let first = bytes.first()?;
-    if first.is_ascii_uppercase() || first.is_ascii_lowercase() || *first == b'\r' {
-        return http_or_other(bytes);
+    match beginning(bytes) {
+        Beginning::Request => return Some(FirstBytes::Http),
+        Beginning::NeedMore => return None,
+        Beginning::NotHttp => {}
     }
     match hello.feed(bytes) {
         Ok(Some(opening)) => Some(FirstBytes::Tls(Box::new(opening))),
         Ok(None) => None,
         Err(HelloError::NotTls) => Some(FirstBytes::Other),
         Err(error) => Some(FirstBytes::BadTls(error)),
-    }
-}
-
-/// A method and a space begin a request, whatever the method: what is wrong with it is said in HTTP. The preface of
-/// HTTP/2 in clear text is not spoken here.
-fn http_or_other(bytes: &[u8]) -> Option<FirstBytes> {
-    if bytes.starts_with(b"PRI * HTTP/2") || bytes.starts_with(b"SSH-") {
-        return Some(FirstBytes::Other);
-    }
-    // The reader of heads skips as many.
-    let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
-    let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
-    if matches!(bytes, b"" | b"\r") {
-        return None;
-    }
-    match bytes.iter().position(|b| !b.is_ascii_alphabetic() && *b != b'-' && *b != b'_' && *b != b'*') {
-        Some(0) => Some(FirstBytes::Other),
-        Some(at) if at <= METHOD_BYTES && bytes.get(at) == Some(&b' ') => {
-            // Long enough to tell the preface from a request.
-            if bytes.starts_with(b"PRI ") && bytes.len() < 12 { None } else { Some(FirstBytes::Http) }
-        }
-        Some(_) => Some(FirstBytes::Other),
-        None if bytes.len() > METHOD_BYTES => Some(FirstBytes::Other),
-        None => None,
     }
 }
 
@@ -159,7 +135,14 @@ mod tests {
         ] {
             assert_eq!(kind(other), Some(false), "{other:?}");
         }
-        for http in [&b"GET / HTTP/1.1\r\n"[..], b"get / HTTP/1.1\r\n", b"PROPFIND /", b"\r\nGET /"] {
+        for http in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"get / HTTP/1.1\r\n",
+            b"PROPFIND /",
+            b"\r\nGET /",
+            b"MY1 /",
+            b"!$ /",
+        ] {
             assert_eq!(kind(http), Some(true), "{http:?}");
         }
         for short in [&b""[..], b"G", b"PRI * HTT", b"\x16\x03", b"\r", b"\r\n\r\n"] {

@@ -2,6 +2,7 @@
 //! still works on the exchange holds it; the end record is written when the last one lets go.
 
 use super::answer::clean_trailers;
+use super::overrides::METHOD_OVERRIDE;
 use super::standing::LOOK;
 use super::{Shared, Standing};
 use crate::audit::{End, Finding, FlowId, Text, WebSocket};
@@ -184,7 +185,7 @@ impl Drop for Ending {
             reason: last
                 .reason
                 .map(Reason::as_str)
-                .or_else(|| last.findings.first().map(|(detector, ..)| reason_of(detector))),
+                .or_else(|| last.findings.iter().find_map(|(detector, ..)| reason_of(detector))),
             detail: last.detail.as_deref().map(Text::from),
             status: (status != 0).then_some(status),
             bytes_up: up,
@@ -201,8 +202,12 @@ impl Drop for Ending {
 }
 
 /// What was seen and let pass is the reason of a record that has no other.
-fn reason_of(detector: &str) -> &'static str {
-    if detector == REDACTED { REDACTED } else { Reason::Dlp.as_str() }
+fn reason_of(detector: &str) -> Option<&'static str> {
+    match detector {
+        REDACTED => Some(REDACTED),
+        METHOD_OVERRIDE => None,
+        _ => Some(Reason::Dlp.as_str()),
+    }
 }
 
 /// The finding that says that a credential was masked in an answer.

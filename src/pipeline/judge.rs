@@ -1,7 +1,7 @@
 //! From a claimed request to one that may be sent: canonical form, verdict, the rule's edits, its script, DLP on the
 //! head, and the place of placeholders. Whatever changes the request has it judged again.
 
-use super::{Asked, Facts, Flow, Stop, hooks, record, scan};
+use super::{Asked, Facts, Flow, Stop, hooks, overrides, record, scan};
 use crate::base::{Host, Proto};
 use crate::policy::{CanonicalRequest, Malformed, Permit, Reason, Refusal, Snapshot};
 use crate::upstream::UpstreamError;
@@ -33,6 +33,7 @@ pub(super) async fn prepare(
     scan::length(&permit, length)?;
     misplaced(snapshot, &permit)?;
     blocked(flow, snapshot, &permit, facts).await?;
+    overrides::in_query(&permit, facts);
     Ok(Prepared { permit: Box::new(permit) })
 }
 

@@ -8,6 +8,7 @@ mod hooks;
 mod interim;
 mod judge;
 mod messages;
+mod overrides;
 mod page;
 mod record;
 mod scan;
@@ -27,7 +28,7 @@ pub use standing::Standing;
 
 use crate::audit::{FlowId, Log};
 use crate::base::{Door, Host, HostName, Ingress, Proto, Scheme};
-use crate::codec::Body;
+use crate::codec::{Body, BodyError};
 use crate::policy::{ClientId, Reason, Refusal, Refused, Snapshot};
 use crate::rt::Drain;
 use crate::telemetry::Metrics;
@@ -250,8 +251,12 @@ fn relay(flow: &Flow, standing: Box<Standing>, answer: Answer, ending: Arc<Endin
 }
 
 fn failure(error: &UpstreamError) -> Stop {
-    let reason = error.reason();
+    let reason = match error {
+        UpstreamError::RequestBody(upload) => cut_short(upload).1,
+        other => other.reason(),
+    };
     let status = match error {
+        UpstreamError::RequestBody(BodyError::Stalled) => StatusCode::REQUEST_TIMEOUT,
         UpstreamError::HeadTimeout | UpstreamError::ConnectTimeout => StatusCode::GATEWAY_TIMEOUT,
         UpstreamError::Busy => StatusCode::SERVICE_UNAVAILABLE,
         UpstreamError::Blocked(_) => StatusCode::FORBIDDEN,
@@ -270,13 +275,35 @@ fn failure(error: &UpstreamError) -> Stop {
     Stop { refusal: Refusal::new(reason, error.to_string()), status, told: error.told() }
 }
 
+/// How an exchange comes out whose request's body did not come to its end.
+fn cut_short(upload: &BodyError) -> (Outcome, Reason) {
+    match upload {
+        BodyError::Stalled => (Outcome::Abandoned, Reason::Timeout),
+        BodyError::Truncated | BodyError::Io(_) => (Outcome::Abandoned, Reason::ClientGone),
+        // What the library itself ended the stream for is a fault of its frames.
+        BodyError::Http2(error) if error.is_io() || error.is_remote() => {
+            (Outcome::Abandoned, Reason::ClientGone)
+        }
+        BodyError::Http2(_) | BodyError::Framing(_) | BodyError::Refused => {
+            (Outcome::Blocked, Reason::BadFraming)
+        }
+    }
+}
+
 /// The answer to an exchange that was let through and came to nothing.
 fn fail(ending: &Arc<Ending>, facts: &Facts, stop: Stop, error: Option<&UpstreamError>) -> Reply {
-    let outcome =
-        if error.is_some() && !stop.status.is_client_error() { Outcome::Failed } else { Outcome::Blocked };
+    let outcome = match error {
+        Some(UpstreamError::RequestBody(upload)) => cut_short(upload).0,
+        Some(_) if !stop.status.is_client_error() => Outcome::Failed,
+        Some(_) | None => Outcome::Blocked,
+    };
     ending.finish(outcome, Some(stop.refusal.reason), Some(stop.refusal.detail.clone()));
-    ending.status(stop.status);
     let mut reply = Page::of(&stop, facts).reply(false);
+    // Who is gone sees nothing of it.
+    if stop.refusal.reason == Reason::ClientGone {
+        return reply;
+    }
+    ending.status(stop.status);
     // After an answer that was no HTTP the client's connection ends too: nothing more is believed of this exchange.
     reply.close |= matches!(error, Some(UpstreamError::Protocol(_)));
     let body = std::mem::take(reply.response.body_mut());

@@ -1,6 +1,7 @@
 //! The decision record of an exchange: what was asked, what was decided. Written before anything goes upstream.
 
 use super::judge::Prepared;
+use super::overrides::METHOD_OVERRIDE;
 use super::{Asked, Ending, Flow, Form, Rejected, Stop};
 use crate::audit::{Decision, Finding, FlowId, Text};
 use crate::base::Scheme;
@@ -71,10 +72,11 @@ pub(super) async fn allow(
 ) -> Result<Arc<Ending>, Stop> {
     let id = flow.next_id();
     let permit = &prepared.permit;
-    let (verdict, reason) = match (permit.observed(), facts.findings.is_empty()) {
+    let is_dlp = facts.findings.iter().any(|(detector, ..)| detector != METHOD_OVERRIDE);
+    let (verdict, reason) = match (permit.observed(), is_dlp) {
         (true, _) => ("observe", Some(Reason::WouldDeny)),
-        (false, false) => ("allow", Some(Reason::Dlp)),
-        (false, true) => ("allow", None),
+        (false, true) => ("allow", Some(Reason::Dlp)),
+        (false, false) => ("allow", None),
     };
     let rule = Some(&**permit.rule().name());
     // What was judged is what is recorded: the canonical request, not what came in.

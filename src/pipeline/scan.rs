@@ -3,7 +3,7 @@
 
 use super::ending::Ending;
 use super::judge::Prepared;
-use super::{Facts, Flow, Stop};
+use super::{Facts, Flow, Stop, overrides};
 use crate::codec::{Body, BodyError};
 use crate::dlp::{self, Coding, Finding, Limits, Selection};
 use crate::policy::{OnMatch, Permit, Reason, Snapshot};
@@ -117,6 +117,7 @@ pub(super) fn outbound(
     if body.is_end_stream() {
         return Ok(Upload { body: Body::Empty, findings: None });
     }
+    let body = overrides::in_body(&prepared.permit, body, ending);
     let findings = Findings::default();
     let dlp = prepared.permit.rule().dlp();
     let way = Way {

@@ -42,8 +42,11 @@ fn has_path(path: &str) -> bool {
         true => percent_encoding::percent_decode_str(path).decode_utf8_lossy(),
         false => Cow::Borrowed(path),
     };
-    let first = path.split('/').find(|segment| !segment.is_empty()).unwrap_or_default();
-    first.split(';').next().is_some_and(|first| first.eq_ignore_ascii_case(SEGMENT))
+    let segments = path.split('/').filter_map(|segment| segment.split(';').next());
+    segments
+        .into_iter()
+        .find(|segment| !segment.is_empty())
+        .is_some_and(|first| first.eq_ignore_ascii_case(SEGMENT))
 }
 
 const LENIENT: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
@@ -95,6 +98,7 @@ mod tests {
             ("/x", &[("accept", "*/*"), ("accept", "application/dns-json")]),
             ("/resolve?name=evil.test", &[("accept", "application/dns+json")]),
             ("/dns-query", &[]),
+            ("/;/dns-query;a=b", &[]),
             ("//DNS-query/id?x", &[]),
             ("/%64ns-query;a=b", &[]),
             ("/x?a=b&dns=AAABAAABAAAAAAAAA3d3dwdleGFtcGxlA2NvbQAAAQAB", &[]),

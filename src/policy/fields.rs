@@ -85,7 +85,7 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 
 fn is_unwanted(name: &str) -> bool {
     is_managed(name)
-        || (name.contains('_') && folded(name).is_some_and(|name| is_managed(&name) || is_credential(&name)))
+        || (may_fold(name) && folded(name).is_some_and(|name| is_managed(&name) || is_credential(&name)))
 }
 
 /// Fields that the gate makes itself or never sends on. No rule may name them in `set`, `inject` or `headers`.
@@ -120,10 +120,15 @@ fn is_override(name: &str) -> bool {
             | "x-rewrite-url"
             | "x-http-host-override"
             | "forwarded"
-            | "x-http-method-override"
             | "x-http-method"
-            | "x-method-override"
+            | "x-method"
+            | "x-original-method"
+            | "x-rest-method"
+            | "x-tunneled-method"
     ) || name.starts_with("x-forwarded-")
+        // Frameworks differ in what stands before: nothing, `http-`, `x-`, `x-http-`.
+        || name.ends_with("method-override")
+        || name.ends_with("verb-override")
 }
 
 fn is_credential(name: &str) -> bool {
@@ -137,14 +142,21 @@ fn folded(name: &str) -> Option<String> {
     (!folded.is_empty()).then(|| folded.to_owned())
 }
 
+/// Whether folding changes anything; few names have it.
+fn may_fold(name: &str) -> bool {
+    name.contains('_') || name.starts_with('-') || name.ends_with('-')
+}
+
+/// Whether a CGI-style server may take both for the same field.
+pub(super) fn alike(one: &HeaderName, other: &HeaderName) -> bool {
+    let folds = may_fold(one.as_str()) || may_fold(other.as_str());
+    one == other || (folds && folded(one.as_str()) == folded(other.as_str()))
+}
+
 /// Removes a field and every other name that folds into it.
 pub(super) fn remove_with_aliases(headers: &mut HeaderMap, name: &HeaderName) {
     headers.remove(name);
-    let is_alias = |other: &HeaderName| {
-        other.as_str().contains('_') && folded(other.as_str()) == folded(name.as_str())
-            || (name.as_str().contains('_') && folded(name.as_str()).as_deref() == Some(other.as_str()))
-    };
-    let aliases: Vec<HeaderName> = headers.keys().filter(|other| is_alias(other)).cloned().collect();
+    let aliases: Vec<HeaderName> = headers.keys().filter(|other| alike(other, name)).cloned().collect();
     for alias in aliases {
         headers.remove(alias);
     }
@@ -182,6 +194,15 @@ mod tests {
             ("X-HTTP-Method-Override", "DELETE"),
             ("X-HTTP-Method", "DELETE"),
             ("X-Method-Override", "DELETE"),
+            ("X-Method", "DELETE"),
+            ("X-Original-Method", "DELETE"),
+            ("X-Rest-Method", "DELETE"),
+            ("X-Tunneled-Method", "DELETE"),
+            ("Method-Override", "DELETE"),
+            ("HTTP-Method-Override", "DELETE"),
+            ("X-HTTP-Verb-Override", "DELETE"),
+            ("X_Http_Method_Override", "DELETE"),
+            ("X-HTTP-Method-Override-", "DELETE"),
             ("X_Forwarded_Host", "evil.test"),
             ("Accept", "*/*"),
         ]);
@@ -209,10 +230,18 @@ mod tests {
             ("Content_Length", "5"),
             ("Transfer_Encoding", "chunked"),
             ("Authorization_", "x"),
+            ("X-Api-Key-", "x"),
+            ("-Cookie", "x"),
             ("my_own", "1"),
         ];
         assert_eq!(left(&fields), ["my_own: 1"]);
-        let mut headers = map(&[("x_vendor_key", "1"), ("x-vendor-key", "2"), ("x-other", "3")]);
+        let mut headers = map(&[
+            ("x_vendor_key", "1"),
+            ("x-vendor-key", "2"),
+            ("x-vendor-key-", "4"),
+            ("-x-vendor-key", "5"),
+            ("x-other", "3"),
+        ]);
         remove_with_aliases(&mut headers, &HeaderName::from_static("x-vendor-key"));
         assert_eq!(headers.len(), 1);
     }

@@ -121,19 +121,21 @@ impl Snapshot {
     /// Whether anything at all could be opened there, whatever is spoken: asked before a CONNECT is answered.
     pub fn judge_place(&self, client: ClientId, host: &Host, port: u16) -> Result<(), Refusal> {
         let schemes = [Scheme::Https, Scheme::Http, Scheme::Tcp];
-        let mut first = None;
+        let mut closest: Option<Refusal> = None;
         for scheme in schemes {
             let tally = self.tally(client, host, |rule| could_open(rule, scheme, port));
             match self.settle(&tally, host, port, || format!("a connection to {host}:{port}")) {
                 Ok(_) => return Ok(()),
                 Err(refusal) if refusal.reason == Reason::SchemeDenied => {}
-                Err(refusal) => {
-                    first.get_or_insert(refusal);
+                // What a rule says of this very place is nearer than that another has other ports.
+                Err(refusal) if closest.as_ref().is_none_or(|closest| closest.rule.is_none()) => {
+                    closest = if refusal.rule.is_some() { Some(refusal) } else { closest.or(Some(refusal)) };
                 }
+                Err(_) => {}
             }
         }
         let none = || Refusal::new(Reason::NoRule, format!("a connection to {host}:{port}")).minting(host);
-        Err(first.unwrap_or_else(none))
+        Err(closest.unwrap_or_else(none))
     }
 
     /// Bytes of no known protocol, which only a rule with scheme "tcp" opens.

@@ -3,10 +3,11 @@
 //! An allow must hold in every reading of path and query; a deny needs one reading, and looks at letters without case.
 
 use super::CanonicalRequest;
+use super::fields;
 use super::git::{self, Access, Asked};
-use super::path::Readings;
 use super::query::Query;
-use http::{HeaderName, Method};
+use super::readings::Readings;
+use http::{HeaderName, HeaderValue, Method};
 use regex::bytes::Regex;
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -45,11 +46,13 @@ impl<'a> Judged<'a> {
     }
 
     /// Asks `test` of the path: an allow of every reading, a deny until one holds. Without `encoded_slash` an obscure
-    /// path is never what an allow wants and always what a deny does.
+    /// path is never what an allow wants and always what a deny does. `parameters`: the condition spells them out, so that
+    /// an allow is not asked of the readings without them.
     fn in_readings(
         &self,
         side: Side,
         encoded_slash: bool,
+        parameters: bool,
         mut test: impl FnMut(&[u8]) -> Result<(), Stage>,
     ) -> Result<(), Stage> {
         let target = self.request.target();
@@ -61,6 +64,7 @@ impl<'a> Judged<'a> {
         match side {
             Side::Allow if readings.obscure && !encoded_slash => fails,
             Side::Deny if readings.obscure && !encoded_slash => Ok(()),
+            Side::Allow if parameters => readings.with_parameters().try_for_each(test),
             Side::Allow => readings.iter().try_for_each(test),
             Side::Deny => readings.iter().fold(fails, |found, path| found.or_else(|_| test(path))),
         }
@@ -126,7 +130,7 @@ impl Match {
     fn place_holds(&self, judged: &Judged<'_>, side: Side, encoded_slash: bool) -> Result<(), Stage> {
         if let Some(path) = &self.path {
             let one = |reading: &[u8]| if path.one(reading, side) { Ok(()) } else { Err(Stage::Path) };
-            judged.in_readings(side, encoded_slash, one)?;
+            judged.in_readings(side, encoded_slash, path.spells_parameters(), one)?;
         }
         if !self.method_holds(judged.request.method(), side) {
             return Err(Stage::Method);
@@ -146,7 +150,7 @@ impl Match {
     ) -> Result<(), Stage> {
         let (method, query) = (judged.request.method(), judged.request.query());
         let named = |repository: &[u8]| self.path.as_ref().is_none_or(|path| path.one(repository, side));
-        judged.in_readings(side, encoded_slash, |reading| match side {
+        judged.in_readings(side, encoded_slash, false, |reading| match side {
             Side::Allow => {
                 let asked = Asked::of(reading).filter(|asked| named(asked.repository)).ok_or(Stage::Path)?;
                 if asked.needs(method, query)? <= access { Ok(()) } else { Err(Stage::Git) }
@@ -182,6 +186,15 @@ pub(super) fn is_standard(method: &Method) -> bool {
 }
 
 impl PathMatch {
+    /// A literal path with a semicolon. Patterns do not count: one that only happens to take a semicolon would open what
+    /// a server reads without it (`/admin;.js`).
+    fn spells_parameters(&self) -> bool {
+        match self {
+            Self::Exact(own) | Self::Prefix(own) => own.contains(&b';'),
+            Self::Regex(_) => false,
+        }
+    }
+
     fn one(&self, path: &[u8], side: Side) -> bool {
         let path = match side {
             Side::Allow => Cow::Borrowed(path),
@@ -218,12 +231,15 @@ impl FieldMatch<String> {
 }
 
 impl FieldMatch<HeaderName> {
-    /// An allow wants the field, with every one of its lines accepted.
+    /// Looks at every line of the field, also under the names that some servers take for it: a deny wants one that is
+    /// accepted, an allow all of them, and the field under its own name.
     fn headers_hold(&self, request: &CanonicalRequest, side: Side) -> bool {
-        let mut lines = request.headers().get_all(&self.name).iter().peekable();
+        let headers = request.headers();
+        let mut lines = headers.iter().filter(|(name, _)| fields::alike(name, &self.name));
+        let accepted = |(_, value): (_, &HeaderValue)| self.value.accepts(value.as_bytes(), side);
         match side {
-            Side::Allow => lines.peek().is_some() && lines.all(|v| self.value.accepts(v.as_bytes(), side)),
-            Side::Deny => lines.any(|v| self.value.accepts(v.as_bytes(), side)),
+            Side::Allow => headers.contains_key(&self.name) && lines.all(accepted),
+            Side::Deny => lines.any(accepted),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What may leave: policy files in, verdicts out. Pure and synchronous; no socket, no clock, no task.
 //!
 //! `file` reads TOML, `resolve` joins files into rules, [`Snapshot`] holds them with secrets and detectors; `request`
-//! (with `path`, `query`, `fields`) makes the canonical request; `index`, `matching` (with `git`) and `judge` decide; `verdict` is
+//! (with `path`, `readings`, `query`, `fields`) makes the canonical request; `index`, `matching` (with `git`) and `judge` decide; `verdict` is
 //! what a decision gives. `cases` and `explain` serve people. Reading files happens in `snapshot` and `cases` only.
 
 mod cases;
@@ -19,6 +19,7 @@ mod path;
 mod pattern;
 mod problem;
 mod query;
+mod readings;
 mod reason;
 mod request;
 mod request_line;

@@ -155,6 +155,11 @@ impl Rule {
         self.websocket
     }
 
+    /// Whether which method a request has decides anything here.
+    pub fn names_methods(&self) -> bool {
+        self.matches.iter().any(|condition| !condition.methods.is_empty())
+    }
+
     pub(super) fn speaks_for(&self, client: ClientId) -> bool {
         self.clients.as_ref().is_none_or(|own| own.binary_search(&client).is_ok())
     }

@@ -149,6 +149,25 @@ impl Wire {
         self
     }
 
+    /// Ends what is sent without a word inside TLS.
+    pub fn cut(&mut self) -> &mut Self {
+        // A peer that has closed already has what it wants.
+        self.socket().shutdown(std::net::Shutdown::Write).ok();
+        self
+    }
+
+    /// Ends the connection with RST.
+    pub fn reset(self) {
+        socket2::SockRef::from(self.socket()).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match &self.stream {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => &tls.sock,
+        }
+    }
+
     /// Each byte in a TCP segment of its own, as far as the kernel lets us.
     pub fn dribble(&mut self, bytes: &[u8]) -> &mut Self {
         for byte in bytes {

@@ -209,48 +209,80 @@ fn fr_10_a_proxy_behind_the_gate_is_not_asked_for_another_tunnel() {
     bed.since(mark, 1).nothing_upstream().no_query().decided("deny", &["connect"]);
 }
 
-#[test]
-fn fr_20_other_proxy_protocols_on_the_explicit_door_are_none() {
-    let bed = Bed::new(P1);
-    let greetings: [&[u8]; 4] = [
-        b"\x04\x01\x01\xbb\x5d\xb8\xd8\x0auser\0",
-        b"\x04\x01\x01\xbb\x00\x00\x00\x01user\0api.good.test\0",
-        b"\x05\x01\x00",
-        b"GET /\r\n",
-    ];
-    for greeting in greetings {
+/// What begins no request, however much may follow; and what begins one that is wrong.
+const NO_HTTP: [&[u8]; 10] = [
+    b"\x04\x01\x01\xbb\x5d\xb8\xd8\x0auser\0",
+    b"\x04\x01\x01\xbb\x00\x00\x00\x01user\0api.good.test\0",
+    b"\x05\x01\x00",
+    b"GET /\r\n",
+    b"EHLO evil.test\r\n",
+    b"SSH-2.0-OpenSSH_9.2 Debian\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"\x00\x01\x00\x08\x21\x12\xa4\x42abcdefghijkl",
+    b"\x80\xff\xfe\n\xa0",
+    b"{\"jsonrpc\": \"2.0\"}",
+];
+const MALFORMED: [&[u8]; 4] = [
+    b"GET / HTTP/1.1\rHost: api.good.test\r\r",
+    b"GET / HTTP/1.1\r\nHost: api.good.test\r\rGET",
+    b"GET / HTTP/3.0\r\n",
+    b"GET  / HTTP/1.1\r\n",
+];
+
+/// Bytes that nothing follows are answered at once: the client waits, and says no more.
+fn refused_at_once(bed: &Bed, open: impl Fn() -> Wire, resets: bool) {
+    let malformed = MALFORMED.map(|bytes| (bytes, "bad_request"));
+    for (bytes, reason) in NO_HTTP.map(|bytes| (bytes, "protocol")).into_iter().chain(malformed) {
+        let mut wire = open();
         let mark = bed.mark();
-        let mut wire = bed.explicit();
-        wire.send(greeting);
-        wire.end_of_sending();
+        wire.send(bytes);
         let (said, end) = wire.rest();
-        assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 400 "), "{greeting:?}: {said:?}");
-        assert!(matches!(end, End::Closed | End::Reset), "{end:?}");
-        bed.since(mark, 1).nothing_upstream().no_query().decided("deny", &["protocol", "bad_request"]);
+        let told = said.starts_with(b"HTTP/1.1 400 ") && end == End::Closed;
+        let was_reset = said.is_empty() && end == End::Reset;
+        assert!(told || (resets && was_reset), "{bytes:?}: {said:?} {end:?}");
+        bed.since(mark, 1).nothing_upstream().no_query().decided("deny", &[reason]);
     }
     bed.control();
 }
 
 #[test]
-fn fr_22_what_follows_the_handshake_is_http_or_nothing() {
+fn fr_20_other_proxy_protocols_on_the_explicit_door_are_none_and_are_told_at_once() {
     let bed = Bed::new(P1);
-    let openings: [&[u8]; 4] = [
-        b"SSH-2.0-OpenSSH_9.2\r\n",
-        b"\x00\x01\x00\x08\x21\x12\xa4\x42abcdefghijkl\r\n\r\n",
-        b"\x16\x03\x01\x00\x05hello\r\n\r\n",
-        b"EHLO evil.test\r\nMAIL FROM:<a@evil.test>\r\n\r\n",
-    ];
-    for opening in openings {
-        let mut wire = bed.https(PUB1, "api.good.test").unwrap();
-        let mark = bed.mark();
-        wire.send(opening);
-        wire.end_of_sending();
-        let (said, end) = wire.rest();
-        assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 400 "), "{opening:?}: {said:?}");
-        assert!(matches!(end, End::Closed | End::Reset), "{end:?}");
-        bed.since(mark, 1).nothing_upstream().decided("deny", &["protocol", "bad_request"]);
+    refused_at_once(&bed, || bed.explicit(), false);
+}
+
+#[test]
+fn fr_22_what_follows_the_handshake_is_http_or_nothing_and_is_told_at_once() {
+    let bed = Bed::new(P1);
+    refused_at_once(&bed, || bed.https(PUB1, "api.good.test").unwrap(), false);
+    let stun: &[u8] = b"\x16\x03\x01\x00\x05hello\r\n\r\n";
+    let mut wire = bed.https(PUB1, "api.good.test").unwrap();
+    let mark = bed.mark();
+    assert_eq!(wire.ask(stun).unwrap().status, 400);
+    bed.since(mark, 1).nothing_upstream().decided("deny", &["protocol"]);
+}
+
+#[test]
+fn fr_22_bytes_that_are_no_http_are_told_at_once_in_clear_text_too() {
+    let bed = Bed::new(P1);
+    refused_at_once(&bed, || bed.tcp(PUB1, 80), true);
+    refused_at_once(&bed, || bed.tunnel("plain.good.test:80").unwrap(), true);
+}
+
+#[test]
+fn pm_23_a_method_of_any_token_is_judged_and_answered_in_http() {
+    let rule =
+        plain!().replace("ports = [80]", "ports = [80]\n  [[rule.match]]\n  methods = [\"MY1\", \"GET\"]");
+    let bed = Bed::new(&rule);
+    let ways: [fn(&Bed) -> Wire; 2] =
+        [|bed| bed.tcp(PUB1, 80), |bed| bed.tunnel("plain.good.test:80").unwrap()];
+    for open in ways {
+        let ask = |method: &str| {
+            open(&bed).ask(get("plain.good.test", "/").replace("GET", method)).map(|answer| answer.status)
+        };
+        assert_eq!((ask("MY1"), ask("MY2"), ask("M!#$%&'*+-.^_`|~1")), (Some(200), Some(403), Some(403)));
+        assert_eq!(bed.world.origin.requests().pop().unwrap().method, "MY1");
     }
-    bed.control();
 }
 
 #[test]

@@ -115,6 +115,26 @@ fn hc_14_two_hosts_have_no_canonical_form() {
 }
 
 #[test]
+fn hc_20_an_empty_port_is_the_default_one() {
+    let bed = Bed::new(P1);
+    let plain = bed.fetch_plain(get("plain.good.test:", "/")).unwrap();
+    let secure = bed.fetch("api.good.test", get("api.good.test:", "/")).unwrap();
+    let absolute = "GET http://plain.good.test:/a HTTP/1.1\r\nHost: plain.good.test\r\n\r\n";
+    let absolute = bed.explicit().ask(absolute).unwrap();
+    assert_eq!((plain.status, secure.status, absolute.status), (200, 200, 200));
+    let sent: Vec<_> = bed.world.origin.requests().iter().map(|seen| seen.header("host").concat()).collect();
+    assert_eq!(sent, ["plain.good.test", "api.good.test", "plain.good.test"]);
+    let mut raw = crate::support::frames::Raw::connect(&bed);
+    let mut fields = crate::support::frames::request("GET", "/", &[]);
+    fields[2].1 = "api.good.test:";
+    raw.send(crate::support::frames::head(1, crate::support::frames::END_STREAM, &fields));
+    assert_eq!(raw.outcome(1), crate::support::frames::Outcome::Status(200));
+    let mark = bed.mark();
+    assert_eq!(bed.tunnel("api.good.test:").err(), Some(End::Status(400)), "there is no default for CONNECT");
+    bed.since(mark, 1).nothing_upstream().no_query().decided("deny", &["bad_request"]);
+}
+
+#[test]
 fn hc_17_http_1_0_without_a_host_has_no_authority() {
     let bed = Bed::new(P1);
     let mark = bed.mark();

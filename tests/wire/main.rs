@@ -42,6 +42,7 @@ mod hellos;
 mod identity;
 mod interim;
 mod languages;
+mod leaving;
 mod leaks;
 mod mutual;
 mod names;

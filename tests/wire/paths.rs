@@ -204,6 +204,44 @@ fn pm_21_a_field_that_names_another_method_does_not_leave_where_methods_are_rule
 }
 
 #[test]
+fn pm_21_a_form_field_that_names_another_method_is_on_record_where_methods_are_ruled() {
+    let bed = Bed::new(P3);
+    const FORM: &str = "Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n";
+    let flagged = |path: &str, kind: &str, body: &str| {
+        let mark = bed.mark();
+        let answer = bed.fetch("api.good.test", post("api.good.test", path, kind, body));
+        assert_eq!(answer.map(|answer| answer.status), Some(200), "{path} {body}");
+        let taps = bed.since(mark, 1);
+        let decision = taps.decided("allow", &[""]);
+        let id = decision.text("id");
+        let end = bed.gate.wait_for_record("its end", |record| record.is_end() && record.text("id") == id);
+        assert_eq!((end.text("outcome"), end.text("reason")), ("done", ""), "{}", end.0);
+        let find = |record: &Record, place: &str| {
+            record.mentions("\"method-override\"") && record.mentions(&format!("\"place\":\"{place}\""))
+        };
+        (find(decision, "query"), find(&end, "body"))
+    };
+    assert_eq!(flagged("/v1/messages", FORM, "a=b&_method=DELETE"), (false, true));
+    assert_eq!(flagged("/v1/messages?%5fMethod=DELETE", FORM, "a=b"), (true, false));
+    assert_eq!(flagged("/v1/messages?a=_method", FORM, "a=_method&_methods=x"), (false, false));
+    assert_eq!(flagged("/v1/messages", "Content-Type: text/plain\r\n", "_method=DELETE"), (false, false));
+    let late = format!("a={}&_method=DELETE", "x".repeat(64 << 10));
+    assert_eq!(flagged("/v1/messages", FORM, &late), (false, false), "beyond what is looked at");
+}
+
+#[test]
+fn pm_18_a_path_is_denied_without_its_parameters_and_sent_with_them() {
+    let open = "[[rule]]\nname = \"open\"\nhosts = [\"api.good.test\"]\naction = \"allow\"\n\
+                [[rule]]\nname = \"no admin\"\nhosts = [\"api.good.test\"]\naction = \"deny\"\n\
+                [[rule.match]]\npath = { prefix = \"/admin\" }\n";
+    let bed = Bed::new(open);
+    let hidden = ["/admin;x", "/%61dmin;x", "/ADMIN;a=b/x", "/admin;", "/;/admin", "/admin%3bx"];
+    refused(&bed, &hidden, 403, &["rule_denied"]);
+    refused(&bed, &["/a/..;/admin", "/a/..%3b/admin", "/a/%2e%2E%3Bx/admin"], 400, &["bad_request"]);
+    passes(&bed, &["/a%20b%C3%A9+c,~!$&'()*;=:@/%7E", "/a;v=1/b%3Bc", "/a;/admin"]);
+}
+
+#[test]
 fn pm_22_23_a_method_is_what_it_says_and_only_the_standard_ones_are_ruled_by_path() {
     let bed = Bed::new(P3);
     let odd = [

@@ -2,6 +2,7 @@
 
 use super::framing::{self, Framing, Persistence};
 use super::lines;
+use super::start;
 use bytes::BytesMut;
 use http::header::{TRAILER, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -21,6 +22,8 @@ pub const MAX_FIELDS: usize = 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
+    #[error("the first bytes begin no request of HTTP/1")]
+    NotHttp,
     #[error("{0}")]
     Syntax(&'static str),
     #[error("{0}")]
@@ -62,10 +65,23 @@ pub fn parse_request(
     limits: &HeadLimits,
 ) -> Result<Option<RequestHead>, HeadError> {
     let blank = lines::leading_blank(buf);
-    let Some(raw) = take_head(buf, blank, seen, limits)? else { return Ok(None) };
+    let raw = match take_head(buf, blank, seen, limits) {
+        Ok(Some(raw)) => raw,
+        Ok(None) => {
+            start::check(buf.get(blank..).unwrap_or_default(), seen.saturating_sub(blank))?;
+            return Ok(None);
+        }
+        Err(error) => return Err(start::fault(buf.get(blank..).unwrap_or_default()).unwrap_or(error)),
+    };
+    // What is refused while it comes is refused when it comes at once.
+    if start::of_line(&raw) == start::Beginning::NotHttp {
+        return Err(HeadError::NotHttp);
+    }
     let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
-    parsed.parse_with_uninit_headers(&raw, &mut slots).map_err(syntax)?;
+    parsed
+        .parse_with_uninit_headers(&raw, &mut slots)
+        .map_err(|error| start::fault(&raw).unwrap_or_else(|| syntax(error)))?;
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(HeadError::Syntax("the request line is incomplete"));
     };
@@ -165,7 +181,7 @@ fn take_expect(headers: &mut HeaderMap) -> Result<bool, HeadError> {
     Ok(true)
 }
 
-fn syntax(error: httparse::Error) -> HeadError {
+pub(super) fn syntax(error: httparse::Error) -> HeadError {
     match error {
         httparse::Error::TooManyHeaders => HeadError::TooLarge,
         httparse::Error::HeaderName => HeadError::Syntax("a header name holds a byte it must not"),
@@ -199,6 +215,55 @@ mod tests {
         assert_eq!((head.target.as_str(), head.framing), ("/a?b", Framing::Length(3)));
         assert_eq!(&buf[..], b"abcGET");
         assert!(!head.headers.contains_key("content-length"));
+    }
+
+    #[test]
+    fn fr_22_a_head_is_refused_alike_whole_and_in_pieces() {
+        let long = format!("{} / HTTP/1.1", "M".repeat(65));
+        for line in [
+            "\r\n\r\n\r\nGET / HTTP/1.1",
+            "GET /",
+            "SSH-1 / HTTP/1.1",
+            "GET\t/ HTTP/1.1",
+            "{} / HTTP/1.1",
+            "EHLO x",
+            &long,
+        ] {
+            let text = format!("{line}\r\nhost: a\r\n\r\n");
+            assert_eq!(request(&text).err(), Some(HeadError::NotHttp), "{line}");
+            let early = (0..text.len() - 2).find_map(|upto| request(&text[..upto]).err());
+            assert_eq!(early, Some(HeadError::NotHttp), "{line}");
+        }
+    }
+
+    #[test]
+    fn sm_21_what_becomes_of_a_head_does_not_depend_on_where_reads_end() {
+        let parts = ["GET / HTTP/1.1", "GET ", "/", "\r", "\n", "\r\n", "a: b", "\u{e9}", " "];
+        let (mut taken, mut refused) = (0, 0);
+        for number in 0..parts.len().pow(6) {
+            let (mut text, mut rest) = (String::new(), number);
+            for _ in 0..6 {
+                text.push_str(parts[rest % parts.len()]);
+                rest /= parts.len();
+            }
+            let mut buf = BytesMut::new();
+            let mut pieces = Ok(None);
+            for (seen, byte) in text.bytes().enumerate() {
+                buf.extend_from_slice(&[byte]);
+                pieces = parse_request(&mut buf, seen, &LIMITS);
+                if !matches!(pieces, Ok(None)) {
+                    break;
+                }
+            }
+            match (request(&text), pieces) {
+                (Ok(Some(_)), Ok(Some(_))) => taken += 1,
+                (Ok(None), Ok(None)) => {}
+                (Err(HeadError::Syntax(_)), Err(HeadError::Syntax(_))) => refused += 1,
+                (Err(whole), Err(pieces)) if whole == pieces => refused += 1,
+                (whole, pieces) => panic!("{text:?}: at once {whole:?}, byte by byte {pieces:?}"),
+            }
+        }
+        assert!(taken > 0 && refused > 100_000, "{taken} {refused}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::{Framing, spare};
 use crate::codec::{Body, BodyError};
 use bytes::{BufMut, Bytes, BytesMut};
+use http::header::TE;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use std::future::poll_fn;
@@ -32,6 +33,10 @@ pub fn encode_request(
     out.put_slice(host.as_bytes());
     out.put_slice(b"\r\n");
     fields(out, headers);
+    // It is of this connection, which has to be said (RFC 9110 section 10.1.4).
+    if headers.contains_key(TE) {
+        out.put_slice(b"connection: te\r\n");
+    }
     framing(out, body);
     // A method that usually has a body says so when it has none (RFC 9110 section 8.6).
     if body == Framing::None && matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
@@ -302,6 +307,20 @@ pub fn framing_of(body: &Body) -> Framing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sm_42_a_field_of_the_connection_is_named_as_one() {
+        let encoded = |headers: &HeaderMap| {
+            let mut out = BytesMut::new();
+            encode_request(&mut out, &Method::GET, "/", "a", headers, Framing::None);
+            String::from_utf8(out.to_vec()).unwrap()
+        };
+        let mut headers = HeaderMap::new();
+        assert_eq!(encoded(&headers), "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        headers.insert(TE, http::HeaderValue::from_static("trailers"));
+        let with = "GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te\r\n\r\n";
+        assert_eq!(encoded(&headers), with);
+    }
 
     #[tokio::test]
     async fn sm_33_no_byte_is_written_behind_a_head_that_has_no_body() {

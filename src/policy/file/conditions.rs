@@ -4,7 +4,7 @@
 use super::super::fields;
 use super::super::git::{self, Access};
 use super::super::matching::{FieldMatch, Match, PathMatch, Side, ValueMatch, fold};
-use super::super::path;
+use super::super::readings;
 use super::parts::bounded;
 use super::section::{At, Section};
 use http::{HeaderName, Method};
@@ -120,7 +120,7 @@ fn rule_path(text: &str) -> Result<Vec<u8>, String> {
     if text.contains(['?', '#', '\\']) || text.chars().any(char::is_control) {
         return Err("a path holds no '?', '#', backslash or control character; conditions on the query have a key of their own".into());
     }
-    let decoded = path::decode_rule_path(text).map_err(|error| error.to_string())?;
+    let decoded = readings::decode_rule_path(text).map_err(|error| error.to_string())?;
     if decoded.split(|&b| b == b'/').any(|segment| matches!(segment, b"." | b"..")) {
         return Err("a path with dot segments never matches; they are removed from requests".into());
     }

@@ -69,10 +69,11 @@ pub fn first(bytes: &[u8]) -> Result<Option<(usize, Reading)>, String> {
         ([], ["chunked"]) => chunked(body)?,
         (lengths, codings) => return Err(format!("lengths {lengths:?} and codings {codings:?}")),
     };
-    let last = match &all("connection")[..] {
-        [] => false,
-        ["close"] => true,
-        others => return Err(format!("Connection is {others:?}")),
+    // TE is of the connection, which has to be said of it and of nothing that is not there.
+    let last = match (&all("te")[..], &all("connection")[..]) {
+        ([], []) | (["trailers"], ["te"]) => false,
+        ([], ["close"]) | (["trailers"], ["te", "close"]) => true,
+        others => return Err(format!("TE and Connection are {others:?}")),
     };
     Ok(read.map(|(taken, body)| {
         let digest = hex(digest(&SHA256, &body).as_ref());
