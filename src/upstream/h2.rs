@@ -219,7 +219,7 @@ fn into_answer(
     } else {
         let pace = Pace { patience: upstream.settings.response_silence, bytes_per_second: 0 };
         // Its connection does not count as idle while it is read.
-        Body::stream(Paced::new(Received::answer(stream, length, users), pace))
+        Body::stream(Paced::new(Received::new(stream, length, users), pace))
     };
     let mut response = http::Response::new(body);
     *response.status_mut() = parts.status;

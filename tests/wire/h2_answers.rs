@@ -1,0 +1,157 @@
+//! Gauntlet FT, SM and HT over HTTP/2 to the upstream side: an answer is whole with its END_STREAM and with nothing else,
+//! has the one reading that it would have over HTTP/1, and costs no more than an honest one.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::support::frames::*;
+use crate::support::gate::wait_until;
+use crate::support::h2::H2;
+use crate::support::message::Response;
+use crate::support::origin::Conversation;
+use crate::support::*;
+
+const URL: &str = "https://api.good.test/";
+const NO_ERROR: u32 = 0;
+
+/// What an HTTP/2 host says to a request, and whether it goes on with the connection.
+type Say = Arc<dyn Fn(&mut Conversation, u32) -> bool + Send + Sync>;
+
+/// `api.good.test`, which speaks HTTP/2 only, and answers each request as it was last told to.
+struct Host {
+    bed: Bed,
+    say: Arc<Mutex<Say>>,
+}
+
+impl Host {
+    fn new() -> Self {
+        Self::beginning_with(frame(SETTINGS, 0, 0, []))
+    }
+
+    /// One whose connections begin with these frames.
+    fn beginning_with(first: Vec<u8>) -> Self {
+        let bed = Bed::new(P1);
+        let say: Arc<Mutex<Say>> = Arc::new(Mutex::new(Arc::new(|_, _| false)));
+        for ip in [PUB1, PUB1_V6] {
+            let (first, say) = (first.clone(), say.clone());
+            bed.world.origin.script_h2((ip, 443), move |peer: &mut Conversation| {
+                peer.exactly(PREFACE.len());
+                peer.say(&first);
+                while let Some((kind, flags, stream)) = next_frame(peer) {
+                    let say = say.lock().unwrap().clone();
+                    match kind {
+                        SETTINGS if flags & 1 == 0 => peer.say(frame(SETTINGS, 1, 0, [])),
+                        HEADERS if !say(peer, stream) => return,
+                        _ => {}
+                    }
+                }
+            });
+        }
+        Self { bed, say }
+    }
+
+    fn does(&self, say: impl Fn(&mut Conversation, u32) -> bool + Send + Sync + 'static) {
+        *self.say.lock().unwrap() = Arc::new(say);
+    }
+
+    /// Answers with these frames of the request's stream.
+    fn says(&self, of: impl Fn(u32) -> Vec<Vec<u8>> + Send + Sync + 'static) {
+        self.does(move |peer, stream| peer.tell(of(stream).concat()));
+    }
+
+    /// The same, and then ends the connection.
+    fn says_and_closes(&self, of: impl Fn(u32) -> Vec<Vec<u8>> + Send + Sync + 'static) {
+        self.does(move |peer, stream| {
+            peer.say(of(stream).concat());
+            false
+        });
+    }
+}
+
+fn next_frame(peer: &mut Conversation) -> Option<(u8, u8, u32)> {
+    let head = peer.exactly(9)?;
+    peer.exactly(u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize)?;
+    Some((head[3], head[4], u32::from_be_bytes(head[5..9].try_into().unwrap())))
+}
+
+fn ok(stream: u32, more: &[(&str, &str)]) -> Vec<u8> {
+    head(stream, 0, &[&[(":status", "200")], more].concat())
+}
+
+fn data(stream: u32, flags: u8, text: &str) -> Vec<u8> {
+    frame(DATA, flags, stream, text)
+}
+
+fn over_h1(Host { bed, .. }: &Host) -> Option<Response> {
+    bed.fetch("api.good.test", get("api.good.test", "/"))
+}
+
+fn over_h2(Host { bed, .. }: &Host) -> Result<(u16, String), String> {
+    let (response, _) = H2::connect(bed, PUB1, "api.good.test").get(URL)?;
+    Ok((response.status().as_u16(), String::from_utf8_lossy(response.body()).into_owned()))
+}
+
+/// Both clients are shown that the answer broke off, or get a 502, and so do the records say.
+fn is_cut(host: &Host, what: &str) {
+    let ends = || host.bed.gate.records().iter().filter(|record| record.is_end()).count();
+    let before = ends();
+    let first = over_h1(host);
+    assert!(
+        first.as_ref().is_none_or(|answer| !answer.complete || answer.status == 502),
+        "{what}: {first:?}"
+    );
+    let second = over_h2(host);
+    assert!(second.as_ref().map_or(true, |(status, _)| *status == 502), "{what}: {second:?}");
+    let both = || (ends() == before + 2).then_some(());
+    assert!(wait_until(Duration::from_secs(10), both).is_some(), "{what}: both have their end");
+    let records = host.bed.gate.records();
+    for end in records.iter().filter(|record| record.is_end()).skip(before) {
+        assert_eq!(end.text("outcome"), "failed", "{what}: {}", end.0);
+    }
+}
+
+fn is_whole(host: &Host, what: &str) {
+    let answer = over_h1(host).unwrap();
+    assert_eq!((answer.status, answer.text().as_str(), answer.complete), (200, "hello", true), "{what}");
+    assert_eq!(over_h2(host), Ok((200, "hello".to_owned())), "{what}");
+}
+
+#[test]
+fn ft_01_02_an_answer_without_its_end_of_stream_is_visibly_cut() {
+    let five = [("content-length", "5")];
+    let host = Host::new();
+    host.says(|n| vec![ok(n, &[]), data(n, 0, "hello"), reset(n, NO_ERROR)]);
+    is_cut(&host, "data and a reset without error");
+    host.says(|n| vec![ok(n, &[]), reset(n, NO_ERROR)]);
+    is_cut(&host, "a reset without error behind the head");
+    host.says(|n| vec![ok(n, &[]), data(n, 0, "hello"), reset(n, CANCEL)]);
+    is_cut(&host, "a reset with an error");
+    host.says(move |n| vec![ok(n, &five), data(n, 0, "hello"), reset(n, NO_ERROR)]);
+    is_cut(&host, "the stated length and a reset");
+    host.says(move |n| vec![ok(n, &five), data(n, 0, "hello"), data(n, 0, "more")]);
+    is_cut(&host, "more than the stated length");
+    host.says_and_closes(move |n| vec![ok(n, &five), data(n, 0, "hello")]);
+    is_cut(&host, "the stated length and a close");
+    host.says_and_closes(|n| vec![ok(n, &[]), data(n, 0, "hello")]);
+    is_cut(&host, "data and a close");
+    host.says_and_closes(|n| vec![ok(n, &[]), data(n, 0, "hello"), frame(GOAWAY, 0, 0, [0; 8])]);
+    is_cut(&host, "data and a GOAWAY without error");
+}
+
+#[test]
+fn ft_01_02_an_answer_with_its_end_of_stream_is_whole_whatever_follows() {
+    let five = [("content-length", "5")];
+    let host = Host::new();
+    host.says(|n| vec![ok(n, &[]), data(n, END_STREAM, "hello"), reset(n, NO_ERROR)]);
+    is_whole(&host, "a reset without error behind the end");
+    host.says(move |n| vec![ok(n, &five), data(n, 0, "hello"), data(n, END_STREAM, "")]);
+    is_whole(&host, "the stated length, and then the end");
+    host.says(move |n| vec![ok(n, &five), data(n, 0, "hel"), data(n, 0, ""), data(n, END_STREAM, "lo")]);
+    is_whole(&host, "an empty piece between");
+    host.says(move |n| {
+        vec![ok(n, &five), data(n, 0, "hello"), data(n, 0, ""), head(n, END_STREAM, &[("x", "y")])]
+    });
+    is_whole(&host, "the stated length, and then trailers");
+    host.says_and_closes(|n| vec![ok(n, &[]), data(n, 0, "hello"), data(n, END_STREAM, "")]);
+    is_whole(&host, "a close behind the end");
+}
