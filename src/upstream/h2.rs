@@ -233,13 +233,14 @@ fn not_begun(error: &h2::Error) -> UpstreamError {
     if error.is_io() || error.is_go_away() { UpstreamError::Stale } else { failure(error) }
 }
 
-/// A refused stream, or one above the last that a GOAWAY names, was not looked at (RFC 9113 section 8.7).
+/// A refused stream, or one above the last that a GOAWAY names, was not looked at (RFC 9113 section 8.7). Of a
+/// connection that ended without a word nothing is known: what may be repeated anyway is.
 fn failure(error: &h2::Error) -> UpstreamError {
     let unseen = error.is_remote() && (error.is_go_away() || error.is_reset());
     match error.reason() {
         Some(Reason::REFUSED_STREAM) if unseen => UpstreamError::Stale,
         Some(Reason::NO_ERROR) if unseen && error.is_go_away() => UpstreamError::Stale,
-        _ if error.is_io() => UpstreamError::Closed,
+        _ if error.is_io() => UpstreamError::Stale,
         _ => UpstreamError::Protocol(error.to_string()),
     }
 }

@@ -1,6 +1,7 @@
 //! Gauntlet FT, SM and HT over HTTP/2 to the upstream side: an answer is whole with its END_STREAM and with nothing else,
 //! has the one reading that it would have over HTTP/1, and costs no more than an honest one.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -154,4 +155,35 @@ fn ft_01_02_an_answer_with_its_end_of_stream_is_whole_whatever_follows() {
     is_whole(&host, "the stated length, and then trailers");
     host.says_and_closes(|n| vec![ok(n, &[]), data(n, 0, "hello"), data(n, END_STREAM, "")]);
     is_whole(&host, "a close behind the end");
+}
+
+#[test]
+fn ft_18_a_request_on_an_h2_connection_that_dies_under_it_is_tried_once_more_if_it_may_be() {
+    let host = Host::new();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = seen.clone();
+    // One request a connection, which it keeps, and closes when the next one arrives.
+    host.does(move |peer, stream| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        stream == 1 && peer.tell([ok(stream, &[]), data(stream, END_STREAM, "hello")].concat())
+    });
+    let ask = |method: &str, body: &str| {
+        let dialled = || host.bed.world.origin.connections().len();
+        let (connections, requests) = (dialled(), seen.load(Ordering::Relaxed));
+        let client = H2::connect(&host.bed, PUB1, "api.good.test");
+        let request = http::Request::builder().method(method).uri(URL).body(()).unwrap();
+        let (answer, _) = client.send(request, (!body.is_empty()).then(|| body.into())).unwrap();
+        (answer.status().as_u16(), dialled() - connections, seen.load(Ordering::Relaxed) - requests)
+    };
+    assert_eq!(ask("GET", ""), (200, 1, 1));
+    for method in ["GET", "OPTIONS", "DELETE"] {
+        assert_eq!(ask(method, ""), (200, 1, 2), "{method}: once more, on a fresh connection");
+    }
+    for (method, body) in [("POST", "x"), ("PUT", "x"), ("PATCH", "x"), ("POST", "")] {
+        assert_eq!(ask(method, body), (502, 0, 1), "{method}: on the kept connection, and not repeated");
+        assert_eq!(ask("GET", ""), (200, 1, 1), "and the next one opens another");
+    }
+    // One that dies under every request is asked twice, and no more.
+    host.does(|_, _| false);
+    assert_eq!(ask("GET", ""), (502, 1, 0));
 }
