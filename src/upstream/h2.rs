@@ -6,14 +6,15 @@ use super::interim::Interims;
 use super::wire::{Fault, refused};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
 use crate::base::Scheme;
-use crate::codec::h2::{Received, Unsent, pour};
+use crate::codec::h1::{HeadLimits, MAX_FIELDS};
+use crate::codec::h2::{Received, Unsent, check_fields, pour, stated_length};
 use crate::codec::{Body, Pace, Paced};
 use crate::rt::Lazily;
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
-use http::{Method, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use http_body::Body as _;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -111,7 +112,8 @@ async fn exchange_on(
     let body = std::mem::take(&mut request.body);
     let bodiless = matches!(body, Body::Empty);
     let (mut heads, stream) = sender.send_request(message, bodiless).map_err(|e| not_begun(&e))?;
-    let mut answer = poll_fn(|cx| poll_head(&mut heads, interims, &ended, cx));
+    let limits = &upstream.settings.head;
+    let mut answer = poll_fn(|cx| poll_head(&mut heads, interims, limits, &ended, cx));
     if !bodiless {
         let mut upload: Upload = Box::pin(send(body, stream, upstream.settings.write_stall));
         tokio::select! {
@@ -123,33 +125,45 @@ async fn exchange_on(
                 Err(error) => {
                     let early = tokio::time::timeout(upstream.settings.connect, &mut answer).await;
                     let Ok(Ok(answer)) = early else { return Err(error) };
-                    return Ok(into_answer(answer, is_head, reached, users, upstream));
+                    return into_answer(answer, is_head, reached, users, upstream);
                 }
             },
             early = &mut answer => {
                 upstream.tasks.spawn("upload", finish_upload(upload, upstream.tasks.drain_signal()));
-                return Ok(into_answer(early?, is_head, reached, users, upstream));
+                return into_answer(early?, is_head, reached, users, upstream);
             }
         }
     }
     let answer = tokio::time::timeout(upstream.settings.response_head, answer).await;
-    Ok(into_answer(answer.unwrap_or(Err(UpstreamError::HeadTimeout))?, is_head, reached, users, upstream))
+    into_answer(answer.unwrap_or(Err(UpstreamError::HeadTimeout))?, is_head, reached, users, upstream)
 }
 
 /// Hands interim answers on as they come. A peer that does not keep to their bounds is asked for nothing more.
 fn poll_head(
     heads: &mut ResponseFuture,
     interims: &mut Interims<'_>,
+    limits: &HeadLimits,
     ended: &AtomicBool,
     cx: &mut Context<'_>,
 ) -> Poll<Result<http::Response<RecvStream>, UpstreamError>> {
     // The crate drops those that are there when it is asked for the final head, so that is asked for only once it is
     // known to be next.
     while let Some(interim) = ready!(heads.poll_informational(cx)) {
-        let taken = interims.take(interim.map_err(|e| failure(&e))?);
+        let interim = interim.map_err(|e| failure(&e))?;
+        let taken = check(interim.headers(), limits).and_then(|()| interims.take(interim));
         taken.inspect_err(|_| ended.store(true, Ordering::Release))?;
     }
-    Pin::new(heads).poll(cx).map_err(|e| failure(&e))
+    let answer = ready!(Pin::new(heads).poll(cx)).map_err(|e| failure(&e))?;
+    check(answer.headers(), limits)?;
+    Poll::Ready(Ok(answer))
+}
+
+/// What HTTP/1 lets no head have, and the crate lets pass. It sees to their bytes.
+fn check(fields: &HeaderMap, limits: &HeadLimits) -> Result<(), UpstreamError> {
+    if fields.len() > limits.fields.min(MAX_FIELDS) {
+        return Err(UpstreamError::Protocol("the head is larger than its limit".to_owned()));
+    }
+    check_fields(fields).map_err(|wrong| UpstreamError::Protocol(wrong.to_owned()))
 }
 
 /// The message in HTTP/2's form. What may be sent once more stays in `request` as well.
@@ -166,7 +180,7 @@ fn message(request: &mut UpstreamRequest) -> Result<Request<()>, UpstreamError> 
     *message.method_mut() = request.method.clone();
     *message.uri_mut() = uri;
     *message.version_mut() = Version::HTTP_2;
-    *message.headers_mut() = http::HeaderMap::clone(&request.headers);
+    *message.headers_mut() = HeaderMap::clone(&request.headers);
     let states_nothing = !matches!(*message.method(), Method::POST | Method::PUT | Method::PATCH);
     match request.body.size_hint().exact() {
         None => {}
@@ -207,11 +221,11 @@ fn into_answer(
     reached: Reached,
     users: Arc<()>,
     upstream: &Upstream,
-) -> Answer {
+) -> Result<Answer, UpstreamError> {
     let (mut parts, stream) = response.into_parts();
     // As over HTTP/1: the length is framing and no field, and an answer that has no body by its nature has none.
-    let length: Option<u64> =
-        parts.headers.remove(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let length = stated_length(&parts.headers).map_err(|wrong| UpstreamError::Protocol(wrong.to_owned()))?;
+    parts.headers.remove(CONTENT_LENGTH);
     let no_content = parts.status == StatusCode::NO_CONTENT;
     let bodiless = is_head || no_content || parts.status == StatusCode::NOT_MODIFIED;
     let body = if bodiless || stream.is_end_stream() {
@@ -225,7 +239,7 @@ fn into_answer(
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
     let stated_length = length.filter(|_| bodiless && !no_content);
-    Answer { response, from: reached, version: Version::HTTP_2, stated_length, switched: None }
+    Ok(Answer { response, from: reached, version: Version::HTTP_2, stated_length, switched: None })
 }
 
 /// Whether a request that could not be sent may be sent over another connection.

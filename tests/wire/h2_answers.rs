@@ -117,6 +117,15 @@ fn is_whole(host: &Host, what: &str) {
     assert_eq!(over_h2(host), Ok((200, "hello".to_owned())), "{what}");
 }
 
+/// Both clients get a 502 and nothing of the host's answer.
+fn is_refused(host: &Host, what: &str) {
+    assert_eq!(over_h1(host).map(|answer| answer.status), Some(502), "{what}");
+    assert_eq!(over_h2(host).map(|(status, _)| status), Ok(502), "{what}");
+    host.bed
+        .gate
+        .wait_for_record(what, |record| record.is_end() && record.text("reason") == "upstream_protocol");
+}
+
 #[test]
 fn ft_01_02_an_answer_without_its_end_of_stream_is_visibly_cut() {
     let five = [("content-length", "5")];
@@ -186,4 +195,59 @@ fn ft_18_a_request_on_an_h2_connection_that_dies_under_it_is_tried_once_more_if_
     // One that dies under every request is asked twice, and no more.
     host.does(|_, _| false);
     assert_eq!(ask("GET", ""), (502, 1, 0));
+}
+
+#[test]
+fn sm_40_the_head_of_an_answer_has_the_limits_of_http_1() {
+    let host = Host::new();
+    let names: Arc<Vec<String>> = Arc::new((0..140).map(|n| format!("x-{n}")).collect());
+    let answer = move |fields: usize| {
+        let names = names.clone();
+        move |n| {
+            let more: Vec<_> = names[..fields].iter().map(|name| (name.as_str(), "v")).collect();
+            vec![ok(n, &more), data(n, END_STREAM, "hello")]
+        }
+    };
+    host.says(answer(128));
+    is_whole(&host, "as many as it may have");
+    host.says(answer(129));
+    is_refused(&host, "one more");
+    host.says(answer(140));
+    is_refused(&host, "twelve more");
+}
+
+#[test]
+fn sm_13_a_length_that_is_no_number_is_refused_in_an_answer() {
+    let host = Host::new();
+    for lengths in [&[""][..], &["+5"], &["5, 5"], &["0x5"], &["5", "5"], &["5", "6"]] {
+        host.says(move |n| {
+            let fields: Vec<_> = lengths.iter().map(|length| ("content-length", *length)).collect();
+            vec![ok(n, &fields), data(n, END_STREAM, "hello")]
+        });
+        is_refused(&host, &format!("{lengths:?}"));
+    }
+    host.says(|n| vec![ok(n, &[("content-length", "005")]), data(n, END_STREAM, "hello")]);
+    is_whole(&host, "a decimal number");
+}
+
+/// Fields that no block may have, over and above what the `h2` crate refuses.
+const BAD: [(&str, &str); 6] =
+    [("x\"y", "v"), ("x", " v"), ("x", "v "), ("x", "\tv"), ("x", "v\t"), ("x", " ")];
+
+#[test]
+fn sm_36_a_field_that_is_malformed_is_refused_in_a_head_and_cuts_in_trailers() {
+    let host = Host::new();
+    for field in BAD {
+        host.says(move |n| vec![ok(n, &[field]), data(n, END_STREAM, "hello")]);
+        is_refused(&host, &format!("{field:?} in a head"));
+        host.says(move |n| vec![ok(n, &[]), data(n, 0, "hello"), head(n, END_STREAM, &[field])]);
+        is_cut(&host, &format!("{field:?} in trailers"));
+        host.says(move |n| {
+            vec![head(n, 0, &[(":status", "103"), field]), ok(n, &[]), data(n, END_STREAM, "hello")]
+        });
+        is_refused(&host, &format!("{field:?} in an interim answer"));
+    }
+    let good = [("x!#$%&'*+-.^_`|~y", "v"), ("x", "a \t b"), ("y", "")];
+    host.says(move |n| vec![ok(n, &good), data(n, 0, "hello"), head(n, END_STREAM, &good)]);
+    is_whole(&host, "what a field may be");
 }

@@ -1,6 +1,7 @@
 //! Bodies between the `h2` crate's streams and [`Body`], with flow control that ties both sides: a byte's window is
 //! given back when it has been read here, and nothing is read that cannot be sent.
 
+use super::check_fields;
 use crate::codec::{Body, BodyError};
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
@@ -73,8 +74,9 @@ impl<T: Unpin> HttpBody for Received<T> {
         if let Some(last) = this.last.take() {
             return Poll::Ready(Some(Ok(Frame::data(last))));
         }
-        let trailers = ready!(this.stream.poll_trailers(cx))?;
-        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+        let Some(trailers) = ready!(this.stream.poll_trailers(cx))? else { return Poll::Ready(None) };
+        let checked = check_fields(&trailers).map_err(BodyError::Framing);
+        Poll::Ready(Some(checked.map(|()| Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -23,10 +23,12 @@
 
 mod body;
 mod budget;
+mod fields;
 mod frames;
 mod huffman;
 mod paths;
 mod seam;
 
 pub use body::{Received, Unsent, pour, stated_length};
+pub use fields::check_fields;
 pub use seam::{Fault, RefusedStream, Taken, Watch, Watched, watched};
