@@ -68,6 +68,7 @@ fn ft_01_02_an_answer_that_breaks_off_at_once_reaches_the_client_up_to_there() {
             });
             let told = (end.text("outcome"), end.number("status"), end.number("bytes_down"));
             assert_eq!(told, ("failed", Some(200), Some(body.len() as u64)), "{path} {host}");
+            assert!(!end.text("detail").contains("://"), "in our own words: {}", end.0);
         }
     }
     let whole = bed.fetch("api.good.test", get("api.good.test", "/")).unwrap();

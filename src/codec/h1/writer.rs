@@ -1,6 +1,7 @@
 //! Writes HTTP/1 messages: canonical heads, and bodies frame by frame with one system call where one will do.
 
 use super::{Framing, spare};
+use crate::base::IoWords;
 use crate::codec::{Body, BodyError};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
@@ -123,7 +124,7 @@ fn length(out: &mut BytesMut, n: u64) {
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The peer we write to.
-    #[error(transparent)]
+    #[error("{}", IoWords(.0))]
     Io(#[from] io::Error),
     /// The side the body comes from.
     #[error(transparent)]
