@@ -7,7 +7,7 @@ use super::wire::{Fault, refused};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
 use crate::base::Scheme;
 use crate::codec::h1::{HeadLimits, MAX_FIELDS};
-use crate::codec::h2::{Received, Unsent, check_fields, pour, stated_length};
+use crate::codec::h2::{Breach, Received, Unsent, answers, check_fields, pour, stated_length};
 use crate::codec::{Body, Pace, Paced};
 use crate::rt::Lazily;
 use bytes::Bytes;
@@ -18,8 +18,8 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use http_body::Body as _;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     reached: Reached,
     fault: Fault,
+    breach: Arc<OnceLock<Breach>>,
     /// Counts the answers that are still being read, for idleness.
     users: Arc<()>,
     /// Takes no more requests: it is over, or will be with the streams that are open.
@@ -43,13 +44,14 @@ impl Connection {
     pub(super) async fn open(dialled: Dialled, upstream: &Upstream) -> Result<Self, UpstreamError> {
         let settings = &upstream.settings;
         let (reached, fault) = (dialled.reached, dialled.wire.fault());
+        let (watched, breach) = answers(dialled.wire);
         let (sender, driver) = Builder::new()
             .enable_push(false)
             .initial_window_size(settings.h2_stream_window)
             .initial_connection_window_size(settings.h2_connection_window)
             .max_header_list_size(u32::try_from(settings.head.bytes).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER)
-            .handshake(dialled.wire)
+            .handshake(watched)
             .await
             .map_err(|e| UpstreamError::Protocol(e.to_string()))?;
         let ended = Arc::new(AtomicBool::new(false));
@@ -61,7 +63,7 @@ impl Connection {
             told.store(true, Ordering::Release);
         });
         let most = (settings.h2_connection_window / settings.h2_stream_window.max(1)).max(1) as usize;
-        Ok(Self { sender, reached, fault, users: Arc::new(()), ended, most })
+        Ok(Self { sender, reached, fault, breach, users: Arc::new(()), ended, most })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -95,9 +97,12 @@ pub(super) async fn exchange(
     upstream: &Upstream,
     interims: &mut Interims<'_>,
 ) -> Result<Answer, UpstreamError> {
-    let fault = connection.fault.clone();
+    let (fault, breach) = (connection.fault.clone(), connection.breach.clone());
     let answered = exchange_on(connection, request, upstream, interims).await;
-    answered.map_err(|error| refused(&fault, error))
+    answered.map_err(|error| match breach.get() {
+        Some(breach) => UpstreamError::Protocol(breach.to_string()),
+        None => refused(&fault, error),
+    })
 }
 
 async fn exchange_on(

@@ -251,3 +251,87 @@ fn sm_36_a_field_that_is_malformed_is_refused_in_a_head_and_cuts_in_trailers() {
     host.says(move |n| vec![ok(n, &good), data(n, 0, "hello"), head(n, END_STREAM, &good)]);
     is_whole(&host, "what a field may be");
 }
+
+#[test]
+fn sm_36_pseudo_header_fields_stand_where_they_belong_or_their_answer_does_not_pass() {
+    let host = Host::new();
+    let fields = [(":path", "/"), (":authority", "api.good.test"), (":method", "GET"), (":scheme", "https")];
+    for field in fields {
+        host.says(move |n| vec![head(n, 0, &[(":status", "200"), field]), data(n, END_STREAM, "hello")]);
+        is_refused(&host, &format!("{field:?} beside the status"));
+        host.says(move |n| vec![head(n, END_STREAM, &[field, (":status", "204")])]);
+        is_refused(&host, &format!("{field:?} before the status"));
+    }
+    host.says(|n| vec![frame(HEADERS, END_HEADERS, n, [0x88, 0x84]), data(n, END_STREAM, "hello")]);
+    is_refused(&host, "both by their places in the table");
+    for field in fields.into_iter().chain([(":status", "200"), (":status", "103")]) {
+        host.says(move |n| vec![ok(n, &[]), data(n, 0, "hello"), head(n, END_STREAM, &[field, ("x", "y")])]);
+        is_cut(&host, &format!("{field:?} in trailers"));
+    }
+    host.says(|n| vec![ok(n, &[]), data(n, 0, "hello"), frame(HEADERS, END_HEADERS | END_STREAM, n, [0x88])]);
+    is_cut(&host, "a status in trailers by its place in the table");
+    host.says(|n| {
+        vec![head(n, END_STREAM, &[(":status", "103"), ("link", "</a>")]), ok(n, &[]), data(n, 0, "hello")]
+    });
+    is_refused(&host, "an interim answer that ends its stream");
+    host.says(|n| {
+        let block = block(&[(":status", "200"), ("x", "y")]);
+        let parts =
+            [frame(HEADERS, 0, n, &block[..3]), frame(CONTINUATION, END_HEADERS, n, &block[3..])].concat();
+        let early = head(n, 0, &[(":status", "103"), ("link", "</a>")]);
+        vec![early, parts, data(n, 0, "hello"), head(n, END_STREAM, &[("x", "y")])]
+    });
+    is_whole(&host, "an interim answer, a head in two frames, and trailers");
+}
+
+#[test]
+fn ht_04_a_host_that_sends_frames_without_work_costs_neither_log_nor_time() {
+    let host = Host::new();
+    let floods = [
+        ("PING", frame(PING, 1, 0, [7; 8])),
+        ("SETTINGS", frame(SETTINGS, 0, 0, setting(3, 100))),
+        ("WINDOW_UPDATE", window(0, 1)),
+        ("unknown", frame(0xee, 0, 0, b"?")),
+    ];
+    for (name, flood) in floods {
+        host.does(move |peer, n| {
+            let thousand = flood.repeat(1000);
+            (0..200).all(|_| peer.tell(&thousand))
+                && peer.tell([ok(n, &[]), data(n, END_STREAM, "hello")].concat())
+        });
+        is_refused(&host, name);
+        host.bed.gate.wait_for_record(name, |record| {
+            record.is_end() && record.mentions(&format!("more {name} frames"))
+        });
+    }
+    let log = host.bed.gate.stderr();
+    assert!(log.len() < 64 * 1024, "{} bytes of log", log.len());
+    let ping = frame(PING, 0, 0, [7; 8]).repeat(500);
+    host.does(move |peer, n| {
+        let half = ping.len() / 2;
+        peer.say(&ping[..half]);
+        peer.tell([&ok(n, &[])[..], &ping[half..], &data(n, END_STREAM, "hello")].concat())
+    });
+    for _ in 0..4 {
+        is_whole(&host, "a host with much to say beside its answer");
+    }
+}
+
+#[test]
+fn ht_09_a_host_that_does_not_begin_as_a_server_does_is_502() {
+    let push = |value| frame(SETTINGS, 0, 0, [setting(3, 100), setting(2, value)].concat());
+    let begin = |first: Vec<u8>| {
+        let host = Host::beginning_with(first);
+        host.says(|n| vec![ok(n, &[]), data(n, END_STREAM, "hello")]);
+        host
+    };
+    for (what, first) in [
+        ("HEADERS", [ok(1, &[]), frame(SETTINGS, 0, 0, [])].concat()),
+        ("a PING", [frame(PING, 0, 0, [7; 8]), frame(SETTINGS, 0, 0, [])].concat()),
+        ("only the answer to our SETTINGS", frame(SETTINGS, 1, 0, [])),
+        ("SETTINGS of a client", push(1)),
+    ] {
+        is_refused(&begin(first), what);
+    }
+    is_whole(&begin(push(0)), "a server that says what goes without saying");
+}
