@@ -5,9 +5,11 @@ mod door;
 mod host;
 mod ingress;
 mod secret;
+mod words;
 
 pub use address::{AddressClass, ClientAddr, OriginalDst, UpstreamAddr};
 pub use door::{Door, Proto, Scheme};
 pub use host::{Authority, AuthorityError, Host, HostName, HostNameError};
 pub use ingress::Ingress;
 pub use secret::{Secret, SecretBytes};
+pub use words::IoWords;

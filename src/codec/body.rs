@@ -1,5 +1,6 @@
 //! The one body type that flows through the gate, whichever protocol it came from and goes to.
 
+use crate::base::IoWords;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
@@ -28,10 +29,19 @@ pub enum BodyError {
     /// A step of the pipeline stopped the message on purpose; its record says why.
     #[error("stopped by policy")]
     Refused,
-    #[error(transparent)]
+    #[error("{}", IoWords(.0))]
     Io(#[from] std::io::Error),
     #[error(transparent)]
-    Http2(#[from] ::h2::Error),
+    Http2(::h2::Error),
+}
+
+impl From<::h2::Error> for BodyError {
+    fn from(error: ::h2::Error) -> Self {
+        if !error.is_io() {
+            return Self::Http2(error);
+        }
+        error.into_io().map_or(Self::Truncated, Self::Io)
+    }
 }
 
 impl Body {

@@ -8,7 +8,7 @@ use super::{Gate, ahead, websocket};
 use crate::base::Proto;
 use crate::codec::h1::{
     Framing, HeadError, Left, MessageBody, Persistence, ReadError, Reader, RequestHead, Slot,
-    encode_response, framing_of, head_buffer, write_head, write_message,
+    encode_response, framing_of, head_buffer, write_answer, write_head,
 };
 use crate::codec::{Body, Pace, Recorded};
 use crate::dns::Leases;
@@ -250,7 +250,7 @@ where
         head.truncate(head.len() - 2);
         head.extend_from_slice(b"connection: keep-alive\r\n\r\n");
     }
-    if write_message(&mut writer, head, &mut body, framing, settings.write_stall).await.is_err() {
+    if write_answer(&mut writer, head, &mut body, framing, settings.write_stall).await.is_err() {
         // Visibly cut: no last chunk, or fewer bytes than the head says.
         return None;
     }

@@ -4,7 +4,7 @@
 use super::Gate;
 use super::decide::Tunnelled;
 use super::refuse;
-use crate::base::Scheme;
+use crate::base::{IoWords, Scheme};
 use crate::net;
 use crate::pipeline::{self, Ending, Outcome};
 use crate::policy::{ConnectVerdict, Reason, TunnelPermit};
@@ -90,7 +90,7 @@ async fn relay(
     });
     tokio::select! {
         ended = both_ways(up, down) => {
-            ending.finish(Outcome::Done, None, ended.err().map(|error| error.to_string()));
+            ending.finish(Outcome::Done, None, ended.err().map(|error| IoWords(&error).to_string()));
         }
         reason = watch(gate, &moved, holds) => ending.finish(Outcome::of_lost(reason), Some(reason), None),
     }

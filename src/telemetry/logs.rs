@@ -1,9 +1,12 @@
 //! The daemon's own log on standard error.
 //!
 //! Only Outgate's targets follow the level that was asked for. Libraries are held at warnings whatever that level is:
-//! their trace output (hyper, h2, rustls) prints headers and key material.
+//! their trace output (hyper, h2, rustls) prints headers and key material. No place in the code writes without bound
+//! (`sites`).
 
+use super::sites::{Bounded, Sites, WINDOW};
 use std::io::{self, Write};
+use std::sync::{Arc, OnceLock};
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -14,27 +17,42 @@ use tracing_subscriber::registry;
 /// The only targets that a level applies to.
 const OUR_TARGET: &str = "outgate";
 
+/// The log is the process's, and so is what was left out of it.
+static SITES: OnceLock<Arc<Sites>> = OnceLock::new();
+
 #[derive(Debug, thiserror::Error)]
 #[error("logging was set up twice")]
 pub struct InitError(#[from] tracing::subscriber::SetGlobalDefaultError);
 
 /// Sends the log to standard error, as text or as one JSON object a line. Once a process.
 pub fn init(level: LevelFilter, json: bool) -> Result<(), InitError> {
-    if json {
-        tracing::subscriber::set_global_default(subscriber(level, true, io::stderr))?;
-    } else {
-        tracing::subscriber::set_global_default(subscriber(level, false, io::stderr))?;
-    }
+    let sites = SITES.get_or_init(Arc::default).clone();
+    tracing::subscriber::set_global_default(subscriber(level, json, io::stderr, sites))?;
     Ok(())
 }
 
-fn subscriber<W>(level: LevelFilter, json: bool, to: W) -> Box<dyn Subscriber + Send + Sync>
+/// Says from time to time how many lines were left out; run by a task of its own until the process ends.
+pub async fn tell_what_is_left_out() {
+    loop {
+        tokio::time::sleep(WINDOW).await;
+        if let Some(sites) = SITES.get() {
+            sites.tell();
+        }
+    }
+}
+
+fn subscriber<W>(
+    level: LevelFilter,
+    json: bool,
+    to: W,
+    sites: Arc<Sites>,
+) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(OUR_TARGET, level);
     let format = fmt::layer().with_ansi(false).with_writer(OneLine(to));
-    let base = registry().with(targets);
+    let base = registry().with(targets).with(Bounded(sites));
     if json { Box::new(base.with(format.json().flatten_event(true))) } else { Box::new(base.with(format)) }
 }
 
@@ -79,7 +97,7 @@ impl<W: Write> Write for LineWriter<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     #[derive(Clone, Default)]
     struct Heard(Arc<Mutex<Vec<u8>>>);
@@ -96,9 +114,13 @@ mod tests {
     }
 
     fn log(level: LevelFilter, json: bool, speak: impl FnOnce()) -> String {
+        log_of(level, json, Arc::default(), speak)
+    }
+
+    fn log_of(level: LevelFilter, json: bool, sites: Arc<Sites>, speak: impl FnOnce()) -> String {
         let heard = Heard::default();
         let to = heard.clone();
-        tracing::subscriber::with_default(subscriber(level, json, move || to.clone()), speak);
+        tracing::subscriber::with_default(subscriber(level, json, move || to.clone(), sites), speak);
         let bytes = heard.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -126,6 +148,33 @@ mod tests {
             tracing::error!(target: "outgate", "loud");
         });
         assert!(text.contains("loud") && !text.contains("quiet"));
+    }
+
+    #[test]
+    fn ht_04_no_place_writes_without_bound_and_what_was_left_out_is_told() {
+        for json in [false, true] {
+            let sites = Arc::<Sites>::default();
+            let text = log_of(LevelFilter::DEBUG, json, sites.clone(), || {
+                for n in 0..100_000 {
+                    tracing::warn!(target: "h2::proto::ping_pong", n, "a peer's");
+                }
+                for n in 0..1000 {
+                    tracing::error!(target: "outgate::daemon::reload", n, "the operator's");
+                    tracing::debug!(target: "outgate::upstream", n, "asked for");
+                }
+                tracing::warn!(target: "h2::proto::ping_pong", "from elsewhere");
+                sites.tell();
+                sites.tell();
+            });
+            let count = |words: &str| text.lines().filter(|line| line.contains(words)).count();
+            assert_eq!(count("a peer's"), 20);
+            assert_eq!(
+                (count("the operator's"), count("asked for"), count("from elsewhere")),
+                (1000, 1000, 1)
+            );
+            assert_eq!(count("lines were left out"), 1, "{text}");
+            assert!(text.contains("99980") && text.contains("h2::proto::ping_pong"));
+        }
     }
 
     #[test]

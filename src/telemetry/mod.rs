@@ -5,5 +5,6 @@
 
 pub mod logs;
 mod metrics;
+mod sites;
 
 pub use metrics::Metrics;

@@ -5,7 +5,7 @@
 
 use super::Wire;
 use super::proxy::{Proxy, ProxyKind};
-use crate::base::{Host, HostName};
+use crate::base::{Host, HostName, IoWords};
 use crate::codec::h1::{HeadLimits, ReadError, Reader};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -59,7 +59,7 @@ pub enum ProxyError {
     Socks(#[source] SocksError),
     #[error("its answer is not valid: {0}")]
     Answer(String),
-    #[error("it closed before it answered, or the connection broke: {0}")]
+    #[error("it closed before it answered, or the connection broke: {}", IoWords(.0))]
     Broken(#[source] io::Error),
     #[error("it did not answer in time")]
     Slow,

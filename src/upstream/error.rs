@@ -1,6 +1,7 @@
 //! Why an exchange with the upstream side failed, and which reason a record gives for it.
 
 use super::chain::ProxyError;
+use crate::base::IoWords;
 use crate::codec::BodyError;
 use crate::codec::h1::{ReadError, WriteError};
 use crate::policy::Reason;
@@ -42,7 +43,7 @@ pub enum UpstreamError {
     /// The client's side of the request failed or was stopped while it was sent.
     #[error("the request body ended early: {0}")]
     RequestBody(#[source] BodyError),
-    #[error(transparent)]
+    #[error("{}", IoWords(.0))]
     Io(#[from] io::Error),
 }
 

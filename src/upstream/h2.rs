@@ -6,19 +6,20 @@ use super::interim::Interims;
 use super::wire::{Fault, refused};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest};
 use crate::base::Scheme;
-use crate::codec::h2::{Received, Unsent, pour};
+use crate::codec::h1::{HeadLimits, MAX_FIELDS};
+use crate::codec::h2::{Breach, Received, Unsent, answers, check_fields, pour, stated_length};
 use crate::codec::{Body, Pace, Paced};
 use crate::rt::Lazily;
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
-use http::{Method, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use http_body::Body as _;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     reached: Reached,
     fault: Fault,
+    breach: Arc<OnceLock<Breach>>,
     /// Counts the answers that are still being read, for idleness.
     users: Arc<()>,
     /// Takes no more requests: it is over, or will be with the streams that are open.
@@ -42,13 +44,14 @@ impl Connection {
     pub(super) async fn open(dialled: Dialled, upstream: &Upstream) -> Result<Self, UpstreamError> {
         let settings = &upstream.settings;
         let (reached, fault) = (dialled.reached, dialled.wire.fault());
+        let (watched, breach) = answers(dialled.wire);
         let (sender, driver) = Builder::new()
             .enable_push(false)
             .initial_window_size(settings.h2_stream_window)
             .initial_connection_window_size(settings.h2_connection_window)
             .max_header_list_size(u32::try_from(settings.head.bytes).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER)
-            .handshake(dialled.wire)
+            .handshake(watched)
             .await
             .map_err(|e| UpstreamError::Protocol(e.to_string()))?;
         let ended = Arc::new(AtomicBool::new(false));
@@ -60,7 +63,7 @@ impl Connection {
             told.store(true, Ordering::Release);
         });
         let most = (settings.h2_connection_window / settings.h2_stream_window.max(1)).max(1) as usize;
-        Ok(Self { sender, reached, fault, users: Arc::new(()), ended, most })
+        Ok(Self { sender, reached, fault, breach, users: Arc::new(()), ended, most })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -94,9 +97,12 @@ pub(super) async fn exchange(
     upstream: &Upstream,
     interims: &mut Interims<'_>,
 ) -> Result<Answer, UpstreamError> {
-    let fault = connection.fault.clone();
+    let (fault, breach) = (connection.fault.clone(), connection.breach.clone());
     let answered = exchange_on(connection, request, upstream, interims).await;
-    answered.map_err(|error| refused(&fault, error))
+    answered.map_err(|error| match breach.get() {
+        Some(breach) => UpstreamError::Protocol(breach.to_string()),
+        None => refused(&fault, error),
+    })
 }
 
 async fn exchange_on(
@@ -111,7 +117,8 @@ async fn exchange_on(
     let body = std::mem::take(&mut request.body);
     let bodiless = matches!(body, Body::Empty);
     let (mut heads, stream) = sender.send_request(message, bodiless).map_err(|e| not_begun(&e))?;
-    let mut answer = poll_fn(|cx| poll_head(&mut heads, interims, &ended, cx));
+    let limits = &upstream.settings.head;
+    let mut answer = poll_fn(|cx| poll_head(&mut heads, interims, limits, &ended, cx));
     if !bodiless {
         let mut upload: Upload = Box::pin(send(body, stream, upstream.settings.write_stall));
         tokio::select! {
@@ -123,33 +130,45 @@ async fn exchange_on(
                 Err(error) => {
                     let early = tokio::time::timeout(upstream.settings.connect, &mut answer).await;
                     let Ok(Ok(answer)) = early else { return Err(error) };
-                    return Ok(into_answer(answer, is_head, reached, users, upstream));
+                    return into_answer(answer, is_head, reached, users, upstream);
                 }
             },
             early = &mut answer => {
                 upstream.tasks.spawn("upload", finish_upload(upload, upstream.tasks.drain_signal()));
-                return Ok(into_answer(early?, is_head, reached, users, upstream));
+                return into_answer(early?, is_head, reached, users, upstream);
             }
         }
     }
     let answer = tokio::time::timeout(upstream.settings.response_head, answer).await;
-    Ok(into_answer(answer.unwrap_or(Err(UpstreamError::HeadTimeout))?, is_head, reached, users, upstream))
+    into_answer(answer.unwrap_or(Err(UpstreamError::HeadTimeout))?, is_head, reached, users, upstream)
 }
 
 /// Hands interim answers on as they come. A peer that does not keep to their bounds is asked for nothing more.
 fn poll_head(
     heads: &mut ResponseFuture,
     interims: &mut Interims<'_>,
+    limits: &HeadLimits,
     ended: &AtomicBool,
     cx: &mut Context<'_>,
 ) -> Poll<Result<http::Response<RecvStream>, UpstreamError>> {
     // The crate drops those that are there when it is asked for the final head, so that is asked for only once it is
     // known to be next.
     while let Some(interim) = ready!(heads.poll_informational(cx)) {
-        let taken = interims.take(interim.map_err(|e| failure(&e))?);
+        let interim = interim.map_err(|e| failure(&e))?;
+        let taken = check(interim.headers(), limits).and_then(|()| interims.take(interim));
         taken.inspect_err(|_| ended.store(true, Ordering::Release))?;
     }
-    Pin::new(heads).poll(cx).map_err(|e| failure(&e))
+    let answer = ready!(Pin::new(heads).poll(cx)).map_err(|e| failure(&e))?;
+    check(answer.headers(), limits)?;
+    Poll::Ready(Ok(answer))
+}
+
+/// What HTTP/1 lets no head have, and the crate lets pass. It sees to their bytes.
+fn check(fields: &HeaderMap, limits: &HeadLimits) -> Result<(), UpstreamError> {
+    if fields.len() > limits.fields.min(MAX_FIELDS) {
+        return Err(UpstreamError::Protocol("the head is larger than its limit".to_owned()));
+    }
+    check_fields(fields).map_err(|wrong| UpstreamError::Protocol(wrong.to_owned()))
 }
 
 /// The message in HTTP/2's form. What may be sent once more stays in `request` as well.
@@ -166,7 +185,7 @@ fn message(request: &mut UpstreamRequest) -> Result<Request<()>, UpstreamError> 
     *message.method_mut() = request.method.clone();
     *message.uri_mut() = uri;
     *message.version_mut() = Version::HTTP_2;
-    *message.headers_mut() = http::HeaderMap::clone(&request.headers);
+    *message.headers_mut() = HeaderMap::clone(&request.headers);
     let states_nothing = !matches!(*message.method(), Method::POST | Method::PUT | Method::PATCH);
     match request.body.size_hint().exact() {
         None => {}
@@ -207,11 +226,11 @@ fn into_answer(
     reached: Reached,
     users: Arc<()>,
     upstream: &Upstream,
-) -> Answer {
+) -> Result<Answer, UpstreamError> {
     let (mut parts, stream) = response.into_parts();
     // As over HTTP/1: the length is framing and no field, and an answer that has no body by its nature has none.
-    let length: Option<u64> =
-        parts.headers.remove(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let length = stated_length(&parts.headers).map_err(|wrong| UpstreamError::Protocol(wrong.to_owned()))?;
+    parts.headers.remove(CONTENT_LENGTH);
     let no_content = parts.status == StatusCode::NO_CONTENT;
     let bodiless = is_head || no_content || parts.status == StatusCode::NOT_MODIFIED;
     let body = if bodiless || stream.is_end_stream() {
@@ -219,13 +238,13 @@ fn into_answer(
     } else {
         let pace = Pace { patience: upstream.settings.response_silence, bytes_per_second: 0 };
         // Its connection does not count as idle while it is read.
-        Body::stream(Paced::new(Received::answer(stream, length, users), pace))
+        Body::stream(Paced::new(Received::new(stream, length, users), pace))
     };
     let mut response = http::Response::new(body);
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
     let stated_length = length.filter(|_| bodiless && !no_content);
-    Answer { response, from: reached, version: Version::HTTP_2, stated_length, switched: None }
+    Ok(Answer { response, from: reached, version: Version::HTTP_2, stated_length, switched: None })
 }
 
 /// Whether a request that could not be sent may be sent over another connection.
@@ -233,13 +252,14 @@ fn not_begun(error: &h2::Error) -> UpstreamError {
     if error.is_io() || error.is_go_away() { UpstreamError::Stale } else { failure(error) }
 }
 
-/// A refused stream, or one above the last that a GOAWAY names, was not looked at (RFC 9113 section 8.7).
+/// A refused stream, or one above the last that a GOAWAY names, was not looked at (RFC 9113 section 8.7). Of a
+/// connection that ended without a word nothing is known: what may be repeated anyway is.
 fn failure(error: &h2::Error) -> UpstreamError {
     let unseen = error.is_remote() && (error.is_go_away() || error.is_reset());
     match error.reason() {
         Some(Reason::REFUSED_STREAM) if unseen => UpstreamError::Stale,
         Some(Reason::NO_ERROR) if unseen && error.is_go_away() => UpstreamError::Stale,
-        _ if error.is_io() => UpstreamError::Closed,
+        _ if error.is_io() => UpstreamError::Stale,
         _ => UpstreamError::Protocol(error.to_string()),
     }
 }

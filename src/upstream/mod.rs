@@ -102,12 +102,16 @@ impl Upstream {
         } else {
             self.reuse_h2(&key, &mut request, &mut interims).await
         };
-        match pooled {
+        let answered = match pooled {
             Some(answered) => answered,
             // Boxed: most requests find a connection and should not carry the state of a handshake around.
             None if wants_h1 => Box::pin(self.fresh_h1(&key, &mut request, &mut interims)).await,
             None => Box::pin(self.fresh_h2(&key, &mut request, &mut interims)).await,
-        }
+        };
+        answered.map_err(|error| match error {
+            UpstreamError::Stale => UpstreamError::Closed,
+            other => other,
+        })
     }
 
     /// Over an idle connection, where one is held. `None`: the request needs a fresh one.
@@ -240,7 +244,6 @@ fn unless_stale(
 ) -> Option<Result<Answer, UpstreamError>> {
     match answered {
         Err(UpstreamError::Stale) if repeatable => None,
-        Err(UpstreamError::Stale) => Some(Err(UpstreamError::Closed)),
         other => Some(other),
     }
 }

@@ -36,6 +36,46 @@ fn ft_01_02_a_response_that_is_cut_is_never_a_whole_one() {
 }
 
 #[test]
+fn ft_01_02_an_answer_that_breaks_off_at_once_reaches_the_client_up_to_there() {
+    let bed = Bed::new(P1);
+    let broken = |peer: &mut Conversation| {
+        let Some(head) = peer.head() else { return };
+        // One write, so that the fault is there with the head.
+        peer.say(match head.split(' ').nth(1).unwrap_or("") {
+            "/length" => "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello",
+            "/chunks" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n",
+            "/none" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            _ => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        });
+    };
+    for ip in [PUB1, PUB1_V6] {
+        bed.world.origin.script((ip, 443), broken);
+        bed.world.origin.script((ip, 80), broken);
+    }
+    for (path, body) in [("/length", "hello"), ("/chunks", "hello"), ("/none", "")] {
+        for (host, secure) in [("api.good.test", true), ("plain.good.test", false)] {
+            let before = bed.gate.records().iter().filter(|record| record.is_end()).count();
+            let request = get(host, path);
+            let answer = if secure { bed.fetch(host, request) } else { bed.fetch_plain(request) }.unwrap();
+            assert_eq!(
+                (answer.status, answer.text().as_str(), answer.complete),
+                (200, body, false),
+                "{path}"
+            );
+            let end = bed.gate.wait_for_record("the end", |record| {
+                let ends = bed.gate.records().into_iter().filter(Record::is_end).skip(before);
+                record.is_end() && ends.into_iter().any(|end| end.0 == record.0)
+            });
+            let told = (end.text("outcome"), end.number("status"), end.number("bytes_down"));
+            assert_eq!(told, ("failed", Some(200), Some(body.len() as u64)), "{path} {host}");
+            assert!(!end.text("detail").contains("://"), "in our own words: {}", end.0);
+        }
+    }
+    let whole = bed.fetch("api.good.test", get("api.good.test", "/")).unwrap();
+    assert_eq!((whole.status, whole.text().as_str(), whole.complete), (200, "hello", true));
+}
+
+#[test]
 fn ft_04_a_name_that_does_not_resolve_is_502_and_never_the_clients_address() {
     let bed = Bed::new(P1);
     for answer in [Answer::Fail(SERVFAIL), Answer::Fail(NXDOMAIN), Answer::Silence] {

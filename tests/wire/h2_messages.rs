@@ -399,3 +399,26 @@ fn hc_13_to_42_an_authority_over_h2_is_the_one_name_of_its_connection() {
             .decided("deny", &["bad_request", "authority_mismatch"]);
     }
 }
+
+#[test]
+fn ht_11_an_upload_of_its_stated_length_is_whole_upstream_only_with_its_end_of_stream() {
+    let bed = Bed::new(P1);
+    speak_http_1(&bed);
+    for code in [CANCEL, 0] {
+        let mut raw = Raw::connect(&bed);
+        raw.send(head(1, 0, &request("POST", "/upload", &[("content-length", "5")])));
+        raw.send(frame(DATA, 0, 1, b"hello"));
+        let begun = || (upstream(&bed).matches("POST /upload ").count() > 0).then_some(());
+        assert!(raw.is_alive() && wait_until(wire::PATIENCE, begun).is_some());
+        let ends = || bed.gate.records().iter().filter(|record| record.is_end()).count();
+        let before = ends();
+        raw.send(reset(1, code));
+        assert!(wait_until(wire::PATIENCE, || (ends() > before).then_some(())).is_some());
+        assert!(!upstream(&bed).contains("hello"), "{code}: {}", upstream(&bed));
+    }
+    let mut raw = Raw::connect(&bed);
+    raw.send(head(1, 0, &request("POST", "/upload", &[("content-length", "5")])));
+    raw.send(frame(DATA, 0, 1, b"hello")).send(frame(DATA, END_STREAM, 1, []));
+    assert_eq!(raw.outcome(1), Status(200));
+    assert!(upstream(&bed).ends_with("\r\n\r\nhello"));
+}

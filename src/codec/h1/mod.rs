@@ -19,5 +19,5 @@ pub use reader::{ReadError, Reader};
 pub use spare::head_buffer;
 pub use start::{Beginning, beginning};
 pub use writer::{
-    Phrase, WriteError, encode_request, encode_response, framing_of, write_head, write_message,
+    Phrase, WriteError, encode_request, encode_response, framing_of, write_answer, write_head, write_message,
 };

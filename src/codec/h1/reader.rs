@@ -1,6 +1,7 @@
 //! A buffered reader of HTTP/1 messages. Holds no memory while it waits for the next head.
 
 use super::{HeadError, HeadLimits, RequestHead, ResponseHead, parse_request, parse_response};
+use crate::base::IoWords;
 use bytes::{Bytes, BytesMut};
 use http::Method;
 use std::future::poll_fn;
@@ -33,7 +34,7 @@ pub enum ReadError {
     /// The peer closed inside a head.
     #[error("the peer closed in the middle of a message")]
     Truncated,
-    #[error(transparent)]
+    #[error("{}", IoWords(.0))]
     Io(#[from] io::Error),
 }
 

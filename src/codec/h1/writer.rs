@@ -1,6 +1,7 @@
 //! Writes HTTP/1 messages: canonical heads, and bodies frame by frame with one system call where one will do.
 
 use super::{Framing, spare};
+use crate::base::IoWords;
 use crate::codec::{Body, BodyError};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::TE;
@@ -128,7 +129,7 @@ fn length(out: &mut BytesMut, n: u64) {
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The peer we write to.
-    #[error(transparent)]
+    #[error("{}", IoWords(.0))]
     Io(#[from] io::Error),
     /// The side the body comes from.
     #[error(transparent)]
@@ -137,8 +138,9 @@ pub enum WriteError {
     Length,
 }
 
-/// Writes the waiting head and then the body; fails when the peer takes nothing for as long as `stall`. After an error
-/// the connection must be closed: the message is visibly incomplete.
+/// Writes the waiting head of a request and then its body; fails when the peer takes nothing for as long as `stall`.
+/// After an error the connection must be closed: the message is visibly incomplete. Of a body that fails before
+/// anything was written nothing is, its head neither.
 pub async fn write_message<W: AsyncWrite + Unpin>(
     io: &mut W,
     mut waiting: BytesMut,
@@ -147,45 +149,25 @@ pub async fn write_message<W: AsyncWrite + Unpin>(
     stall: Duration,
 ) -> Result<(), WriteError> {
     let io = &mut Patient { io, stall };
-    let mut left = match framing {
-        Framing::None => 0,
-        Framing::Length(n) => n,
-        Framing::Chunked | Framing::UntilClose => u64::MAX,
-    };
-    loop {
-        // Whatever is waiting leaves before we wait for more of the body.
-        let frame = match poll_once(body).await {
-            Some(frame) => frame,
-            None => {
-                io.write_out(&mut waiting, &[]).await?;
-                io.flush().await?;
-                poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
-            }
-        };
-        let Some(frame) = frame else { break };
-        match frame?.into_data() {
-            Ok(data) if data.is_empty() => {}
-            Ok(data) => {
-                left = left.checked_sub(data.len() as u64).ok_or(WriteError::Length)?;
-                io.write_data(&mut waiting, data, framing).await?;
-            }
-            Err(frame) => {
-                if let (Framing::Chunked, Ok(trailers)) = (framing, frame.into_trailers()) {
-                    waiting.put_slice(b"0\r\n");
-                    fields(&mut waiting, &trailers);
-                    waiting.put_slice(b"\r\n");
-                    return io.finish(waiting).await;
-                }
-                break;
-            }
-        }
-    }
-    match framing {
-        Framing::Length(_) if left > 0 => return Err(WriteError::Length),
-        Framing::Chunked => waiting.put_slice(b"0\r\n\r\n"),
-        Framing::None | Framing::Length(_) | Framing::UntilClose => {}
-    }
+    io.write_body(&mut waiting, body, framing).await?;
     io.finish(waiting).await
+}
+
+/// The same for an answer. When its body fails, what came before that is written: the client sees what the record says
+/// that it was given.
+pub async fn write_answer<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    mut waiting: BytesMut,
+    body: &mut Body,
+    framing: Framing,
+    stall: Duration,
+) -> Result<(), WriteError> {
+    let io = &mut Patient { io, stall };
+    let written = io.write_body(&mut waiting, body, framing).await;
+    if !matches!(written, Err(WriteError::Io(_))) {
+        io.finish(waiting).await?;
+    }
+    written
 }
 
 /// Writes a message that is only a head; as [`write_message`], with a smaller future.
@@ -204,6 +186,54 @@ struct Patient<'a, W> {
 }
 
 impl<W: AsyncWrite + Unpin> Patient<'_, W> {
+    /// What has not yet been written afterwards is in `waiting`, also after an error of the body.
+    async fn write_body(
+        &mut self,
+        waiting: &mut BytesMut,
+        body: &mut Body,
+        framing: Framing,
+    ) -> Result<(), WriteError> {
+        let mut left = match framing {
+            Framing::None => 0,
+            Framing::Length(n) => n,
+            Framing::Chunked | Framing::UntilClose => u64::MAX,
+        };
+        loop {
+            // Whatever is waiting leaves before we wait for more of the body.
+            let frame = match poll_once(body).await {
+                Some(frame) => frame,
+                None => {
+                    self.write_out(waiting, &[]).await?;
+                    self.flush().await?;
+                    poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+                }
+            };
+            let Some(frame) = frame else { break };
+            match frame?.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => {
+                    left = left.checked_sub(data.len() as u64).ok_or(WriteError::Length)?;
+                    self.write_data(waiting, data, framing).await?;
+                }
+                Err(frame) => {
+                    if let (Framing::Chunked, Ok(trailers)) = (framing, frame.into_trailers()) {
+                        waiting.put_slice(b"0\r\n");
+                        fields(waiting, &trailers);
+                        waiting.put_slice(b"\r\n");
+                        return Ok(());
+                    }
+                    break;
+                }
+            }
+        }
+        match framing {
+            Framing::Length(_) if left > 0 => return Err(WriteError::Length),
+            Framing::Chunked => waiting.put_slice(b"0\r\n\r\n"),
+            Framing::None | Framing::Length(_) | Framing::UntilClose => {}
+        }
+        Ok(())
+    }
+
     async fn finish(&mut self, mut waiting: BytesMut) -> Result<(), WriteError> {
         self.write_out(&mut waiting, &[]).await?;
         self.flush().await?;
@@ -330,6 +360,33 @@ mod tests {
             let head = BytesMut::from(&b"head"[..]);
             assert!(write_message(&mut out, head, &mut body, framing, Duration::MAX).await.is_err());
             assert!(!out.windows(4).any(|four| four == b"HTTP"));
+        }
+    }
+
+    #[tokio::test]
+    async fn ft_01_an_answer_that_breaks_off_at_once_is_written_up_to_there_and_a_request_not_at_all() {
+        struct Breaks(Option<&'static str>);
+        impl HttpBody for Breaks {
+            type Data = Bytes;
+            type Error = BodyError;
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                _: &mut std::task::Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+                let good = self.0.take().map(|good| Ok(Frame::data(Bytes::from(good))));
+                Poll::Ready(Some(good.unwrap_or(Err(BodyError::Truncated))))
+            }
+        }
+        let body = || Body::stream(Breaks(Some("ok")));
+        let head = || BytesMut::from(&b"head"[..]);
+        for (framing, cut) in [(Framing::Chunked, "head2\r\nok\r\n"), (Framing::Length(9), "headok")] {
+            let mut out = Vec::new();
+            let written = write_answer(&mut out, head(), &mut body(), framing, Duration::MAX).await;
+            assert!(matches!(written, Err(WriteError::Body(BodyError::Truncated))), "{framing:?}");
+            assert_eq!(out, cut.as_bytes());
+            let mut out = Vec::new();
+            assert!(write_message(&mut out, head(), &mut body(), framing, Duration::MAX).await.is_err());
+            assert_eq!(out, b"", "{framing:?}");
         }
     }
 

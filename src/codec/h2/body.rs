@@ -1,6 +1,7 @@
 //! Bodies between the `h2` crate's streams and [`Body`], with flow control that ties both sides: a byte's window is
 //! given back when it has been read here, and nothing is read that cannot be sent.
 
+use super::check_fields;
 use crate::codec::{Body, BodyError};
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
@@ -24,32 +25,35 @@ pub fn stated_length(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
     length.map(Some).ok_or("a content-length that is no number")
 }
 
-/// A body that a peer sends. `held` lives as long as it does.
+/// A body that a peer sends: whole with its END_STREAM and with nothing else (RFC 9113 section 8.1), whatever else ends
+/// its stream. `held` lives as long as it does.
 pub struct Received<T> {
     stream: RecvStream,
     /// What is still to come of the length that the head stated; the crate compares both.
     left: Option<u64>,
-    /// A reset that names no error may follow the whole of an answer (RFC 9113 section 8.1). A request's is never whole
-    /// before its end.
-    is_answer: bool,
+    /// The end of a stated length, kept until the stream has ended: handed on, it would make a message of HTTP/1 whole.
+    last: Option<Bytes>,
     _held: T,
 }
 
-impl Received<()> {
-    pub fn request(stream: RecvStream, length: Option<u64>) -> Self {
-        Self { stream, left: length, is_answer: false, _held: () }
-    }
-}
-
 impl<T> Received<T> {
-    pub fn answer(stream: RecvStream, length: Option<u64>, held: T) -> Self {
-        Self { stream, left: length, is_answer: true, _held: held }
+    pub fn new(stream: RecvStream, length: Option<u64>, held: T) -> Self {
+        Self { stream, left: length, last: None, _held: held }
     }
 
-    fn is_done(&self, error: &h2::Error) -> bool {
-        // A GOAWAY that names no error ends streams in their middle.
-        let by_reset = error.is_remote() && error.is_reset() && error.reason() == Some(Reason::NO_ERROR);
-        by_reset && self.is_answer && self.left.unwrap_or(0) == 0
+    fn took(&mut self, data: Bytes) -> Option<Bytes> {
+        // An error means that the stream has ended, which the next call tells.
+        let _ = self.stream.flow_control().release_capacity(data.len());
+        self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+        // The crate lets none but empty pieces follow.
+        if self.last.is_some() {
+            return None;
+        }
+        if self.left != Some(0) || self.stream.is_end_stream() {
+            return Some(data);
+        }
+        self.last = Some(data);
+        None
     }
 }
 
@@ -62,29 +66,26 @@ impl<T: Unpin> HttpBody for Received<T> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        match ready!(this.stream.poll_data(cx)) {
-            Some(Ok(data)) => {
-                // An error means that the stream has ended, which the next call tells.
-                let _ = this.stream.flow_control().release_capacity(data.len());
-                this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
-                Poll::Ready(Some(Ok(Frame::data(data))))
+        while let Some(data) = ready!(this.stream.poll_data(cx)) {
+            if let Some(data) = this.took(data?) {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            Some(Err(error)) if this.is_done(&error) => Poll::Ready(None),
-            Some(Err(error)) => Poll::Ready(Some(Err(BodyError::Http2(error)))),
-            None => match ready!(this.stream.poll_trailers(cx)) {
-                Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
-                Err(error) if this.is_done(&error) => Poll::Ready(None),
-                Err(error) => Poll::Ready(Some(Err(BodyError::Http2(error)))),
-            },
         }
+        if let Some(last) = this.last.take() {
+            return Poll::Ready(Some(Ok(Frame::data(last))));
+        }
+        let Some(trailers) = ready!(this.stream.poll_trailers(cx))? else { return Poll::Ready(None) };
+        let checked = check_fields(&trailers).map_err(BodyError::Framing);
+        Poll::Ready(Some(checked.map(|()| Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.stream.is_end_stream() && self.last.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+        let last = self.last.as_ref().map_or(0, Bytes::len) as u64;
+        self.left.map_or_else(SizeHint::default, |left| SizeHint::with_exact(left + last))
     }
 }
 

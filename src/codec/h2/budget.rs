@@ -1,4 +1,4 @@
-//! How much a client may ask of a connection that is no work: a bucket of tokens that progress and time fill again.
+//! How much a peer may ask of a connection that is no work: a bucket of tokens that progress and time fill again.
 
 use std::time::Duration;
 use tokio::time::Instant;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 pub(super) struct Measure {
     /// Tokens at the beginning, and at most.
     pub(super) most: u32,
-    /// Tokens that come back each second, whatever the client does.
+    /// Tokens that come back each second, whatever the peer does.
     pub(super) per_second: u32,
 }
 

@@ -16,6 +16,7 @@ pub(super) const WINDOW_UPDATE: u8 = 0x8;
 pub(super) const CONTINUATION: u8 = 0x9;
 
 const END_STREAM: u8 = 0x1;
+const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const WITH_PRIORITY: u8 = 0x20;
@@ -41,6 +42,11 @@ impl FrameHead {
 
     pub(super) fn ends_stream(&self) -> bool {
         matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
+    }
+
+    /// A SETTINGS that sets something.
+    pub(super) fn is_settings(&self) -> bool {
+        self.kind == SETTINGS && self.flags & ACK == 0
     }
 
     pub(super) fn ends_block(&self) -> bool {

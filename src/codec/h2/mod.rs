@@ -6,7 +6,7 @@
 //! - `frames` splits the bytes into frames; `budget` counts those that carry no work (SETTINGS, PING, PRIORITY,
 //!   WINDOW_UPDATE, unknown types, empty DATA), against what the connection has done and the time it took, and the
 //!   streams that a client resets before their end. Over a budget nothing more is read.
-//! - `paths` finds a fragment in `:path`, which the `http` crate cuts off without a word; a request that was cut would
+//! - `blocks` finds a fragment in `:path`, which the `http` crate cuts off without a word; a request that was cut would
 //!   be judged and sent as another one than was asked for. It follows HPACK (RFC 7541) just far enough to know which
 //!   fields are `:path`: the sizes of the dynamic table's entries, not their text; `huffman` is for those. A whole
 //!   second decoder would cost a microsecond and an allocation a field. It is no pair of parsers that could be played
@@ -18,15 +18,22 @@
 //! What waits to be sent to a client that reads nothing is bounded by the crate: it reads no frame before the answer to
 //! the last PING and SETTINGS has gone to the socket.
 //!
+//! `answers` does the same on the other side of the gate, for what a host may not send: it counts frames without work by
+//! the same budget, and finds pseudo-header fields that no answer has.
+//!
 //! `body` carries bodies between the crate's streams and [`Body`](super::Body), for both sides of the gate.
-//! Called by `flow` (client side) and `upstream` (bodies only).
+//! Called by `flow` (client side) and `upstream` (the other).
 
+mod answers;
+mod blocks;
 mod body;
 mod budget;
+mod fields;
 mod frames;
 mod huffman;
-mod paths;
 mod seam;
 
+pub use answers::{Answers, Breach, answers};
 pub use body::{Received, Unsent, pour, stated_length};
+pub use fields::check_fields;
 pub use seam::{Fault, RefusedStream, Taken, Watch, Watched, watched};

@@ -1,8 +1,8 @@
 //! The bytes of a client's connection, with an eye on the frames in them.
 
+use super::blocks::{Blocks, Unreadable};
 use super::budget::{self, Budget};
 use super::frames::{self, FrameHead, Frames, Piece};
-use super::paths::{Paths, Unreadable};
 use h2::Reason;
 use std::collections::VecDeque;
 use std::io;
@@ -14,9 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 /// "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" (RFC 9113 section 3.4), which the crate compares.
-const PREFACE: usize = 24;
+pub(super) const PREFACE: usize = 24;
 /// A header block in its frames. The crate takes some 112 KiB in as many frames as it takes.
-const BLOCK: usize = 128 * 1024;
+pub(super) const BLOCK: usize = 128 * 1024;
 /// Streams that were begun and not yet taken or refused; the crate holds fewer.
 const BEGUN: usize = 1024;
 /// After a GOAWAY that names an error the client may send on for so long, and so much, that it sees the GOAWAY and not
@@ -129,7 +129,7 @@ struct State {
     outgoing: Frames,
     idle: Budget,
     resets: Budget,
-    paths: Paths,
+    blocks: Blocks,
     block: Block,
     /// The highest stream that the client has begun.
     last: u32,
@@ -179,7 +179,7 @@ impl State {
             outgoing: Frames::default(),
             idle: Budget::new(budget::IDLE_FRAMES),
             resets: Budget::new(budget::RESETS),
-            paths: Paths::default(),
+            blocks: Blocks::default(),
             block: Block::default(),
             last: 0,
             begun: VecDeque::new(),
@@ -273,10 +273,10 @@ impl State {
         }
         let mut parts = std::mem::take(&mut block.parts);
         let found = if parts.is_empty() {
-            self.paths.has_fragment(part)
+            self.blocks.has_fragment(part)
         } else {
             parts.extend_from_slice(part);
-            self.paths.has_fragment(&parts)
+            self.blocks.has_fragment(&parts)
         };
         let begins = std::mem::take(&mut self.block).begins;
         let found = found.map_err(|Unreadable| Fault::Unreadable)?;
@@ -337,11 +337,12 @@ impl State {
 }
 
 /// A frame type's name, for records.
-fn name(kind: u8) -> &'static str {
+pub(super) fn name(kind: u8) -> &'static str {
     match kind {
         frames::DATA => "empty DATA",
         frames::HEADERS => "HEADERS",
         frames::PRIORITY => "PRIORITY",
+        frames::RST_STREAM => "RST_STREAM",
         frames::SETTINGS => "SETTINGS",
         frames::PING => "PING",
         frames::GOAWAY => "GOAWAY",

@@ -84,7 +84,7 @@ impl Driver {
             (Body::Empty, Leftover::default())
         } else {
             let pace = Pace { patience: settings.body_patience, bytes_per_second: settings.body_rate };
-            let (body, leftover) = lend(Received::request(received, length), settings.drain_time);
+            let (body, leftover) = lend(Received::new(received, length, ()), settings.drain_time);
             (Body::stream(Paced::new(body, pace)), leftover)
         };
         // Boxed: it is moved several times on its way into a task.

@@ -8,6 +8,7 @@ mod pings;
 mod way;
 
 use super::{Gate, tunnel};
+use crate::base::IoWords;
 use crate::codec::ws::{Close, Sender, code};
 use crate::pipeline::{Ending, Outcome, Stopped, Switched};
 use crate::policy::Reason;
@@ -129,7 +130,7 @@ where
                 return closing(back, way, close).await;
             }
             let outcome = if by_client { Outcome::Failed } else { Outcome::Abandoned };
-            last(outcome, None, error.to_string(), code::ABNORMAL)
+            last(outcome, None, IoWords(&error).to_string(), code::ABNORMAL)
         }
     }
 }
