@@ -4,7 +4,7 @@
 
 use crate::base::{Authority, AuthorityError, Host, HostNameError, Proto, Scheme};
 use crate::codec::h1::RequestHead;
-use crate::codec::h2::{Taken, stated_length};
+use crate::codec::h2::{Taken, check_fields, stated_length};
 use crate::pipeline::{Asked, Rejected};
 use crate::policy::{Reason, Refusal};
 use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST};
@@ -210,8 +210,13 @@ fn reconcile_h2(
         let detail = "more header fields than the limit".to_owned();
         return Err((Reason::TooLarge, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail));
     }
+    check_fields(&parts.headers).map_err(|detail| bad(detail.into()))?;
     if taken.fragment {
         return Err(bad("the target holds a fragment".into()));
+    }
+    // RFC 9113 section 8.3.1: a path begins with "/", or is the asterisk of OPTIONS.
+    if parts.uri.path_and_query().is_none_or(|target| !target.as_str().starts_with(['/', '*'])) {
+        return Err(bad("a :path that is no path".into()));
     }
     let length = stated_length(&parts.headers)
         .map_err(|detail| (Reason::BadFraming, StatusCode::BAD_REQUEST, detail.to_owned()))?;

@@ -34,6 +34,7 @@ mod framing;
 mod git;
 mod ground;
 mod grpc;
+mod h2_breaches;
 mod h2_floods;
 mod h2_frames;
 mod h2_messages;

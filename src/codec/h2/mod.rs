@@ -18,15 +18,17 @@
 //! What waits to be sent to a client that reads nothing is bounded by the crate: it reads no frame before the answer to
 //! the last PING and SETTINGS has gone to the socket.
 //!
-//! `body` carries bodies between the crate's streams and [`Body`](super::Body), for both sides of the gate.
-//! Called by `flow` (client side) and `upstream` (bodies only).
+//! `body` carries bodies between the crate's streams and [`Body`](super::Body), and `fields` checks field blocks, for
+//! both sides of the gate. Called by `flow` (client side) and `upstream` (bodies and fields only).
 
 mod body;
 mod budget;
+mod fields;
 mod frames;
 mod huffman;
 mod paths;
 mod seam;
 
 pub use body::{Received, Unsent, pour, stated_length};
+pub use fields::check_fields;
 pub use seam::{Fault, RefusedStream, Taken, Watch, Watched, watched};
