@@ -1,6 +1,8 @@
-//! Gauntlet SM-36 and PM-14 over HTTP/2: what a client may not say in a head passes no rule.
+//! Gauntlet SM-36, PM-14 and HT-06 over HTTP/2: what a client may not say in a head passes no rule, and a client that is
+//! idle or takes nothing is not waited for.
 
 use crate::support::frames::*;
+use crate::support::wire::End;
 use crate::support::*;
 
 use Outcome::Status;
@@ -62,4 +64,25 @@ fn pm_14_a_path_over_h2_begins_with_a_slash() {
     assert_eq!(raw.outcome(101), Status(200));
     let targets: Vec<_> = bed.world.origin.requests().iter().map(|request| request.target.clone()).collect();
     assert_eq!(targets, ["/?x"]);
+}
+
+#[test]
+fn ht_06_12_an_idle_connection_and_one_that_takes_nothing_end_at_their_own_times() {
+    // The other time is one that the test would not live to see.
+    for (limits, taking) in [
+        ("idle_timeout = \"1s\"\nresponse_write_timeout = \"1h\"\nhead_timeout = \"1h\"", true),
+        (
+            "idle_timeout = \"1h\"\nresponse_write_timeout = \"1s\"\nhead_timeout = \"1h\"\ndrain_timeout = \"1s\"",
+            false,
+        ),
+    ] {
+        let bed = Bed::with(&Setup { policy: P1.into(), limits, ..Setup::default() });
+        let mut raw = if taking { Raw::connect(&bed) } else { Raw::with(&bed, &[(4, 0)]) };
+        raw.send(head(1, END_STREAM, &request("GET", "/", &[])));
+        assert_eq!(raw.outcome(1), Status(200));
+        assert!(
+            matches!(raw.goaway(), Err(End::Closed | End::Reset)),
+            "it ended, and without a word of a fault"
+        );
+    }
 }

@@ -102,6 +102,11 @@ impl Watch {
         Taken { fragment }
     }
 
+    /// When the last of an answer's body went out.
+    pub fn delivered(&self) -> Instant {
+        self.lock().delivered
+    }
+
     pub fn told(&self) -> Told {
         let mut state = self.lock();
         Told {
@@ -136,6 +141,7 @@ struct State {
     begun: VecDeque<Begun>,
     refused: Vec<RefusedStream>,
     fault: Option<Fault>,
+    delivered: Instant,
     heard: bool,
     said: Said,
 }
@@ -185,6 +191,7 @@ impl State {
             begun: VecDeque::new(),
             refused: Vec::new(),
             fault: None,
+            delivered: Instant::now(),
             heard: false,
             said: Said::default(),
         }
@@ -295,6 +302,7 @@ impl State {
                     (self.said.payload, self.said.have) = (0, 0);
                     if head.kind == frames::DATA {
                         self.idle.earn_for(head.length);
+                        self.delivered = Instant::now();
                     }
                     if head.ends_stream() {
                         self.resets.earn(1);

@@ -16,18 +16,65 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// What the streams of a connection are doing.
-#[derive(Default)]
 pub(super) struct Streams {
-    /// Grows with every head and every piece of an answer.
-    pub(super) moved: AtomicU64,
-    pub(super) open: AtomicU64,
+    /// Since when `moved` counts.
+    begun: Instant,
+    /// Microseconds until a stream last began, ended, or went from one wait to another; zero: none ever has.
+    moved: AtomicU64,
+    open: AtomicU64,
     /// Of the open ones, those that wait for us or for the upstream side.
-    pub(super) waiting: AtomicU64,
+    waiting: AtomicU64,
     /// Told when the connection was refused and its page has been given, or was ended for a fault.
     pub(super) over: Notify,
+}
+
+impl Streams {
+    pub(super) fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            moved: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            over: Notify::new(),
+        }
+    }
+
+    pub(super) fn moved(&self) {
+        let passed = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.moved.store(passed.max(1), Ordering::Relaxed);
+    }
+
+    /// When something last happened, and what is waited for.
+    pub(super) fn now(&self) -> Now {
+        let moved = match self.moved.load(Ordering::Relaxed) {
+            0 => return Now::NothingAsked { since: self.begun },
+            passed => self.begun + Duration::from_micros(passed),
+        };
+        if self.open.load(Ordering::Relaxed) == 0 {
+            Now::Idle { since: moved }
+        } else if self.waiting.load(Ordering::Relaxed) == 0 {
+            Now::Sending { since: moved }
+        } else {
+            Now::Working
+        }
+    }
+}
+
+/// Whom a connection waits for.
+pub(super) enum Now {
+    /// Its client, which has not asked for anything yet.
+    NothingAsked { since: Instant },
+    /// Its client, which may ask for more.
+    Idle { since: Instant },
+    /// Its client, which has answers to take.
+    Sending { since: Instant },
+    /// Us, or the upstream side.
+    Working,
 }
 
 /// Counts a stream as open from its head to the last of its answer.
@@ -38,14 +85,16 @@ pub(super) struct Busy {
 
 impl Busy {
     pub(super) fn begin(streams: &Arc<Streams>) -> Self {
-        streams.moved.fetch_add(1, Ordering::Relaxed);
         streams.open.fetch_add(1, Ordering::Relaxed);
         streams.waiting.fetch_add(1, Ordering::Relaxed);
+        streams.moved();
         Self { streams: streams.clone(), waits: true }
     }
 
     pub(super) fn waits(&mut self, waits: bool) {
         if waits != self.waits {
+            // Before anybody can see that nothing waits.
+            self.streams.moved();
             let waiting = &self.streams.waiting;
             if waits {
                 waiting.fetch_add(1, Ordering::Relaxed)
@@ -60,6 +109,7 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.waits(false);
+        self.streams.moved();
         self.streams.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -146,7 +196,7 @@ impl HttpBody for Running {
         }
         self.busy.waits(frame.is_pending());
         if frame.is_ready() {
-            self.busy.streams.moved.fetch_add(1, Ordering::Relaxed);
+            self.busy.streams.moved();
         }
         frame
     }
