@@ -3,6 +3,7 @@
 use super::super::h1::Service;
 use super::super::{Gate, claim};
 use super::leftover::{Leftover, lend};
+use super::stream::Offered;
 use super::stream::{self, Busy, Streams};
 use crate::base::Proto;
 use crate::codec::h2::{Fault, Received, RefusedStream, Watch, Watched};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, Interval, Sleep};
 use tokio_rustls::server::TlsStream;
 
@@ -79,16 +81,19 @@ impl Driver {
         let taken = self.watch.taken(respond.stream_id().as_u32());
         let (parts, received) = request.into_parts();
         let fields = settings.head_limits.fields;
-        let (claimed, length) = claim::h2(parts, taken, &self.service.connection, fields);
-        let (body, leftover) = if received.is_end_stream() {
-            (Body::Empty, Leftover::default())
+        let claimed = claim::h2(parts, taken, &self.service.connection, fields);
+        let (body, leftover, wanted) = if received.is_end_stream() {
+            (Body::Empty, Leftover::default(), None)
         } else {
             let pace = Pace { patience: settings.body_patience, bytes_per_second: settings.body_rate };
-            let (body, leftover) = lend(Received::request(received, length), settings.drain_time);
-            (Body::stream(Paced::new(body, pace)), leftover)
+            let wanted = claimed.expects_continue.then(|| Arc::new(Notify::new()));
+            let received = Received::request(received, claimed.length);
+            let (body, leftover) = lend(received, wanted.clone(), settings.drain_time);
+            (Body::stream(Paced::new(body, pace)), leftover, wanted)
         };
+        let offered = Offered { claimed: claimed.request, body, leftover, wanted };
         // Boxed: it is moved several times on its way into a task.
-        let answer = Box::pin(stream::answer(self.service.clone(), claimed, body, leftover, respond, busy));
+        let answer = Box::pin(stream::answer(self.service.clone(), offered, respond, busy));
         self.gate.tasks.spawn("stream", answer);
     }
 

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 /// A client that is silent for so long waits for the answer (a call that streams both ways), and gets it.
@@ -21,6 +22,8 @@ type Slot = Arc<Mutex<Option<Received<()>>>>;
 /// A request's body. Whoever drops it unread gives it back.
 pub(super) struct Lent {
     body: Option<Received<()>>,
+    /// Told once, when somebody first asks for the body: the moment for `100 (Continue)`.
+    wanted: Option<Arc<Notify>>,
     slot: Slot,
 }
 
@@ -39,9 +42,10 @@ struct Reading {
     end: Instant,
 }
 
-pub(super) fn lend(body: Received<()>, limit: Duration) -> (Lent, Leftover) {
+pub(super) fn lend(body: Received<()>, wanted: Option<Arc<Notify>>, limit: Duration) -> (Lent, Leftover) {
     let slot = Slot::default();
-    (Lent { body: Some(body), slot: slot.clone() }, Leftover { slot: Some(slot), limit, reading: None })
+    let lent = Lent { body: Some(body), wanted, slot: slot.clone() };
+    (lent, Leftover { slot: Some(slot), limit, reading: None })
 }
 
 impl Drop for Lent {
@@ -59,6 +63,9 @@ impl HttpBody for Lent {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(wanted) = self.wanted.take() {
+            wanted.notify_one();
+        }
         let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
         Pin::new(body).poll_frame(cx)
     }

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
 use http::header::{CONTENT_LENGTH, Entry};
-use http::{Method, Response};
+use http::{Method, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use std::future::poll_fn;
-use std::pin::Pin;
+use std::future::{pending, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -114,29 +114,34 @@ impl Drop for Busy {
     }
 }
 
+/// A stream's request.
+pub(super) struct Offered {
+    pub(super) claimed: Result<Box<Asked>, Box<Rejected>>,
+    pub(super) body: Body,
+    pub(super) leftover: Leftover,
+    /// Told when the body is wanted, of a client that waits for that.
+    pub(super) wanted: Option<Arc<Notify>>,
+}
+
 pub(super) async fn answer(
     service: Arc<Service>,
-    claimed: Result<Box<Asked>, Box<Rejected>>,
-    body: Body,
-    mut leftover: Leftover,
+    offered: Offered,
     mut respond: SendResponse<Bytes>,
     mut busy: Busy,
 ) {
+    let Offered { claimed, body, mut leftover, wanted } = offered;
     let head_only = claimed.as_ref().is_ok_and(|asked| asked.method == Method::HEAD);
     let interims = Interims::new(true);
     let reply = tokio::select! {
         biased;
         reply = service.answer(claimed, body, &interims) => reply,
         // Nobody works on for a client that has reset the stream, or gone.
-        _ = poll_fn(|cx| {
-            say_ahead(&interims, &mut respond);
-            respond.poll_reset(cx)
-        }) => return,
+        () = say_and_watch(&interims, wanted, &mut respond) => return,
     };
-    say_ahead(&interims, &mut respond);
     if service.page.is_some() {
         busy.streams.over.notify_one();
     }
+    say_ahead(&interims, &mut respond);
     busy.waits(false);
     let Reply { response, stated_length, .. } = reply;
     let (mut parts, body) = response.into_parts();
@@ -166,12 +171,38 @@ pub(super) async fn answer(
     }
 }
 
-/// Interim answers go at once, each a HEADERS of its own (RFC 9113 section 8.1).
+/// Says what goes ahead of the answer; ends when nobody is left to be answered.
+async fn say_and_watch(interims: &Interims, wanted: Option<Arc<Notify>>, respond: &mut SendResponse<Bytes>) {
+    let mut waits = wanted.is_some();
+    let mut wanted = pin!(async {
+        match wanted {
+            Some(wanted) => wanted.notified().await,
+            None => pending().await,
+        }
+    });
+    let _ = poll_fn(|cx| {
+        if waits && wanted.as_mut().poll(cx).is_ready() {
+            waits = false;
+            let mut go_on = Response::new(());
+            *go_on.status_mut() = StatusCode::CONTINUE;
+            say(go_on, respond);
+        }
+        say_ahead(interims, respond);
+        respond.poll_reset(cx)
+    })
+    .await;
+}
+
 fn say_ahead(interims: &Interims, respond: &mut SendResponse<Bytes>) {
     while let Some(interim) = interims.next() {
-        if let Err(error) = respond.send_informational(interim) {
-            tracing::debug!(%error, "an interim answer could not be sent");
-        }
+        say(interim, respond);
+    }
+}
+
+/// Interim answers go at once, each a HEADERS of its own (RFC 9113 section 8.1).
+fn say(interim: Response<()>, respond: &mut SendResponse<Bytes>) {
+    if let Err(error) = respond.send_informational(interim) {
+        tracing::debug!(%error, "an interim answer could not be sent");
     }
 }
 
