@@ -3,11 +3,12 @@
 //! `flow` for every request of every door, and by `benches/policy.rs`.
 
 use crate::base::{Authority, AuthorityError, Host, HostNameError, Proto, Scheme};
-use crate::codec::h1::RequestHead;
-use crate::codec::h2::{Taken, stated_length};
+use crate::codec::Conduct;
+use crate::codec::h1::{RequestHead, take_expect};
+use crate::codec::h2::{Taken, check_fields, stated_length};
 use crate::pipeline::{Asked, Rejected};
 use crate::policy::{Reason, Refusal};
-use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 /// What a connection has bound before any request on it.
@@ -42,6 +43,7 @@ pub fn h1(head: RequestHead, connection: &Connection) -> Result<Box<Asked>, Box<
             headers: head.headers,
             proto: Proto::H1,
             dst_mismatch: false,
+            conduct: Conduct::default(),
         })),
         Err(no) => Err(rejected_h1(&head, connection.scheme, no)),
     }
@@ -104,6 +106,7 @@ pub(super) fn explicit(head: RequestHead) -> Result<Explicit, Box<Rejected>> {
             headers: head.headers,
             proto: Proto::H1,
             dst_mismatch: false,
+            conduct: Conduct::default(),
         }))),
         Err(no) => Err(rejected_h1(&head, Scheme::Http, no)),
     }
@@ -142,23 +145,28 @@ fn explicit_parts(head: &RequestHead) -> Result<Parts, No> {
     Ok(Parts::Absolute(uri.authority.host, port, uri.path_and_query))
 }
 
-/// A request of an HTTP/2 stream, as the `h2` crate has read its head and `taken` was seen beside it; and the length that
-/// it states, which is framing.
+/// A request of an HTTP/2 stream, and what its head says of its body, which is framing.
+pub(super) struct Claimed {
+    pub(super) request: Result<Box<Asked>, Box<Rejected>>,
+    pub(super) length: Option<u64>,
+    pub(super) expects_continue: bool,
+}
+
+/// As the `h2` crate has read its head and `taken` was seen beside it.
 pub(super) fn h2(
-    parts: http::request::Parts,
-    taken: Taken,
+    mut parts: http::request::Parts,
+    taken: &Taken,
     connection: &Connection,
     fields: usize,
-) -> (Result<Box<Asked>, Box<Rejected>>, Option<u64>) {
-    match reconcile_h2(&parts, taken, connection, fields) {
-        Ok((host, length)) => {
+) -> Claimed {
+    match reconcile_h2(&mut parts, taken, connection, fields) {
+        Ok(Reconciled { host, length, expects_continue }) => {
             let target = parts.uri.path_and_query().map_or_else(String::new, |p| p.as_str().to_owned());
             let mut headers = parts.headers;
             headers.remove(CONTENT_LENGTH);
-            headers.remove(EXPECT);
             headers.remove(HOST);
             join_cookies(&mut headers);
-            let asked = Box::new(Asked {
+            let request = Ok(Box::new(Asked {
                 scheme: connection.scheme,
                 host,
                 port: connection.port,
@@ -167,11 +175,12 @@ pub(super) fn h2(
                 headers,
                 proto: Proto::H2,
                 dst_mismatch: false,
-            });
-            (Ok(asked), length)
+                conduct: taken.conduct.clone(),
+            }));
+            Claimed { request, length, expects_continue }
         }
         Err((reason, status, detail)) => {
-            let rejected = Box::new(Rejected {
+            let request = Err(Box::new(Rejected {
                 refusal: Refusal::new(reason, detail),
                 status,
                 authority: parts.uri.authority().map(ToString::to_string).unwrap_or_default(),
@@ -179,10 +188,16 @@ pub(super) fn h2(
                 target: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
                 scheme: connection.scheme,
                 proto: Proto::H2,
-            });
-            (Err(rejected), None)
+            }));
+            Claimed { request, length: None, expects_continue: false }
         }
     }
+}
+
+struct Reconciled {
+    host: Host,
+    length: Option<u64>,
+    expects_continue: bool,
 }
 
 /// Cookies that HTTP/2 carries in pieces are one field in every other form (RFC 9113 section 8.2.3), and are judged as
@@ -198,11 +213,11 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn reconcile_h2(
-    parts: &http::request::Parts,
-    taken: Taken,
+    parts: &mut http::request::Parts,
+    taken: &Taken,
     connection: &Connection,
     fields: usize,
-) -> Result<(Host, Option<u64>), No> {
+) -> Result<Reconciled, No> {
     if parts.method == Method::CONNECT {
         return Err((Reason::Connect, StatusCode::METHOD_NOT_ALLOWED, "CONNECT inside a connection".into()));
     }
@@ -210,11 +225,23 @@ fn reconcile_h2(
         let detail = "more header fields than the limit".to_owned();
         return Err((Reason::TooLarge, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail));
     }
+    check_fields(&parts.headers).map_err(|detail| bad(detail.into()))?;
     if taken.fragment {
         return Err(bad("the target holds a fragment".into()));
     }
+    // RFC 9113 section 8.3.1: a path begins with "/", or is the asterisk of OPTIONS.
+    if parts.uri.path_and_query().is_none_or(|target| !target.as_str().starts_with(['/', '*'])) {
+        return Err(bad("a :path that is no path".into()));
+    }
     let length = stated_length(&parts.headers)
         .map_err(|detail| (Reason::BadFraming, StatusCode::BAD_REQUEST, detail.to_owned()))?;
+    let expects_continue = take_expect(&mut parts.headers)
+        .map_err(|error| (Reason::BadRequest, StatusCode::EXPECTATION_FAILED, error.to_string()))?;
+    let host = host_of_h2(parts, connection)?;
+    Ok(Reconciled { host, length, expects_continue })
+}
+
+fn host_of_h2(parts: &http::request::Parts, connection: &Connection) -> Result<Host, No> {
     // Only who translates from HTTP/1 may leave it out (RFC 9113 section 8.3.1), and then the `h2` crate does not show
     // the :scheme.
     let Some(authority) = parts.uri.authority() else {
@@ -232,11 +259,11 @@ fn reconcile_h2(
     if let Some(Host::Name(bound)) = &connection.host
         && text == bound.as_str()
     {
-        return Ok((Host::Name(bound.clone()), length));
+        return Ok(Host::Name(bound.clone()));
     }
     let authority = parse(text)?;
     agree(&authority, connection)?;
-    Ok((authority.host, length))
+    Ok(authority.host)
 }
 
 /// Whether a request's own authority is the one that its connection bound.

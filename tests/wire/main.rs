@@ -35,6 +35,7 @@ mod git;
 mod ground;
 mod grpc;
 mod h2_answers;
+mod h2_breaches;
 mod h2_floods;
 mod h2_frames;
 mod h2_messages;

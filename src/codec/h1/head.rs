@@ -171,7 +171,8 @@ fn fields(
     Ok(headers)
 }
 
-fn take_expect(headers: &mut HeaderMap) -> Result<bool, HeadError> {
+/// Whether the client waits to be told that its body is wanted (RFC 9110 section 10.1.1). Takes `Expect` out.
+pub fn take_expect(headers: &mut HeaderMap) -> Result<bool, HeadError> {
     let http::header::Entry::Occupied(entry) = headers.entry(http::header::EXPECT) else { return Ok(false) };
     let (_, mut values) = entry.remove_entry_mult();
     let one = values.next().is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));

@@ -13,7 +13,9 @@ mod start;
 mod writer;
 
 pub use framing::{Framing, Persistence};
-pub use head::{HeadError, HeadLimits, MAX_FIELDS, RequestHead, ResponseHead, parse_request, parse_response};
+pub use head::{
+    HeadError, HeadLimits, MAX_FIELDS, RequestHead, ResponseHead, parse_request, parse_response, take_expect,
+};
 pub use message::{Left, MessageBody, Slot};
 pub use reader::{ReadError, Reader};
 pub use spare::head_buffer;

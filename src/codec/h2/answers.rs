@@ -3,8 +3,8 @@
 
 use super::blocks::{Blocks, Head, Unreadable};
 use super::budget::{self, Budget};
-use super::frames::{self, FrameHead, Frames, Piece};
-use super::seam::{BLOCK, PREFACE, name};
+use super::connection::{BLOCK, PREFACE, name};
+use super::frames::{self, FrameHead, Frames, Piece, Settings};
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -145,7 +145,7 @@ impl State {
     }
 
     fn payload(&mut self, bytes: &[u8], last: bool) -> Result<(), Breach> {
-        if self.frame.is_some_and(|frame| frame.is_settings()) && self.settings.push(bytes) {
+        if self.frame.is_some_and(|frame| frame.is_settings()) && self.settings.lets_push(bytes) {
             return Err(Breach::Push);
         }
         let Some((first, frame)) = self.block.frames else { return Ok(()) };
@@ -219,24 +219,6 @@ impl State {
 impl From<Unreadable> for Breach {
     fn from(Unreadable: Unreadable) -> Self {
         Self::Unreadable
-    }
-}
-
-/// The payload of a SETTINGS, as it comes.
-#[derive(Debug, Default)]
-struct Settings {
-    setting: u64,
-    have: usize,
-}
-
-impl Settings {
-    /// Whether there is an ENABLE_PUSH of 1 in it, which only a client may say (RFC 9113 section 6.5.2).
-    fn push(&mut self, bytes: &[u8]) -> bool {
-        bytes.iter().any(|byte| {
-            self.setting = self.setting << 8 | u64::from(*byte);
-            self.have += 1;
-            self.have == 6 && std::mem::take(self).setting == 0x0002_0000_0001
-        })
     }
 }
 

@@ -2,8 +2,8 @@
 //! widespread clients forget the answer (curl 7 does, though RFC 9113 section 8.1 lets a server do so), so the rest is
 //! read and thrown away first. `stream` uses it.
 
-use crate::codec::BodyError;
 use crate::codec::h2::Received;
+use crate::codec::{BodyError, Conduct};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::future::poll_fn;
@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 /// A client that is silent for so long waits for the answer (a call that streams both ways), and gets it.
@@ -21,6 +22,9 @@ type Slot = Arc<Mutex<Option<Received<()>>>>;
 /// A request's body. Whoever drops it unread gives it back.
 pub(super) struct Lent {
     body: Option<Received<()>>,
+    conduct: Conduct,
+    /// Told once, when somebody first asks for the body: the moment for `100 (Continue)`.
+    wanted: Option<Arc<Notify>>,
     slot: Slot,
 }
 
@@ -39,9 +43,15 @@ struct Reading {
     end: Instant,
 }
 
-pub(super) fn lend(body: Received<()>, limit: Duration) -> (Lent, Leftover) {
+pub(super) fn lend(
+    body: Received<()>,
+    conduct: Conduct,
+    wanted: Option<Arc<Notify>>,
+    limit: Duration,
+) -> (Lent, Leftover) {
     let slot = Slot::default();
-    (Lent { body: Some(body), slot: slot.clone() }, Leftover { slot: Some(slot), limit, reading: None })
+    let lent = Lent { body: Some(body), conduct, wanted, slot: slot.clone() };
+    (lent, Leftover { slot: Some(slot), limit, reading: None })
 }
 
 impl Drop for Lent {
@@ -59,8 +69,16 @@ impl HttpBody for Lent {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(wanted) = self.wanted.take() {
+            wanted.notify_one();
+        }
         let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
-        Pin::new(body).poll_frame(cx)
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        // Noted before the crate has read it, so that no message with it is ever whole.
+        match self.conduct.breach() {
+            Some(breach) => Poll::Ready(Some(Err(BodyError::Framing(breach)))),
+            None => Poll::Ready(frame),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

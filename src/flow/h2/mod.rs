@@ -10,7 +10,7 @@ mod stream;
 
 use super::h1::Service;
 use super::{Gate, Settings};
-use crate::codec::h2::watched;
+use crate::codec::h2::{Watch, watched};
 use crate::policy::Reason;
 use crate::rt::Lazily;
 use crate::tls::Records;
@@ -19,10 +19,9 @@ use driver::{Driver, Record};
 use h2::server::Builder;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use stream::Streams;
+use stream::{Now, Streams};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 /// What is buffered of an answer for one stream.
@@ -44,8 +43,8 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<Records<TcpStream>
         Ok(Err(error)) => return record.error(&error),
         Err(_) => return record.refusal(Reason::Timeout, NOTHING_ASKED),
     };
-    let streams = Arc::new(Streams::default());
-    let driver = Driver::new(connection, watch, gate.clone(), service, streams.clone());
+    let streams = Arc::new(Streams::new());
+    let driver = Driver::new(connection, watch.clone(), gate.clone(), service, streams.clone());
     let mut driver = pin!(Lazily::new(driver));
     let mut drain = gate.tasks.drain_signal();
     tokio::select! {
@@ -56,9 +55,9 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<Records<TcpStream>
             return driver.await;
         }
         () = streams.over.notified() => {}
-        () = idle(settings, &streams) => {
-            if streams.moved.load(Ordering::Relaxed) == 0 {
-                record.refusal(Reason::Timeout, NOTHING_ASKED);
+        patience = impatient(settings, &streams, &watch) => {
+            if patience == Impatience::NothingAsked {
+                driver.as_mut().inner().nothing_asked();
             }
         }
     }
@@ -69,23 +68,32 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<Records<TcpStream>
 
 const NOTHING_ASKED: &str = "the head of a request did not come in time";
 
+#[derive(Debug, PartialEq, Eq)]
+enum Impatience {
+    NothingAsked,
+    /// Nothing is open, or nobody takes what is there.
+    Quiet,
+}
+
 /// Ends when nothing has happened for too long: no first stream, no open stream, or none that waits for anybody but a
 /// client that takes nothing.
-async fn idle(settings: &Settings, streams: &Streams) {
-    tokio::time::sleep(settings.head).await;
-    if streams.moved.load(Ordering::Relaxed) == 0 {
-        return;
-    }
-    let (mut seen, mut quiet) = (0, Duration::ZERO);
+async fn impatient(settings: &Settings, streams: &Streams, watch: &Watch) -> Impatience {
+    // What is waited for next is waited for at least so long, whenever that begins.
+    let step = settings.idle.min(settings.write_stall);
     loop {
-        tokio::time::sleep(settings.idle).await;
-        let moved = streams.moved.load(Ordering::Relaxed);
-        quiet = if moved == seen { quiet + settings.idle } else { Duration::ZERO };
-        seen = moved;
-        let stalled = streams.waiting.load(Ordering::Relaxed) == 0 && quiet >= settings.write_stall;
-        if stalled || (streams.open.load(Ordering::Relaxed) == 0 && !quiet.is_zero()) {
-            return;
+        let next = Instant::now() + step;
+        let (end, impatience) = match streams.now() {
+            Now::NothingAsked { since } => (since + settings.head, Impatience::NothingAsked),
+            Now::Idle { since } => (since + settings.idle, Impatience::Quiet),
+            Now::Sending { since } => {
+                (since.max(watch.delivered()) + settings.write_stall, Impatience::Quiet)
+            }
+            Now::Working => (next + step, Impatience::Quiet),
+        };
+        if end <= Instant::now() {
+            return impatience;
         }
+        tokio::time::sleep_until(end.min(next)).await;
     }
 }
 
@@ -93,22 +101,67 @@ async fn idle(settings: &Settings, streams: &Streams) {
 mod tests {
     use super::stream::Busy;
     use super::*;
+    use std::time::Duration;
 
-    async fn ended(streams: &Streams, after: Duration) -> bool {
-        tokio::time::timeout(after, idle(&Settings::default(), streams)).await.is_ok()
+    /// After how many seconds patience ends, if that is within an hour.
+    async fn ended(settings: &Settings, streams: &Streams, watch: &Watch) -> Option<u64> {
+        let (begun, hour) = (Instant::now(), Duration::from_secs(3600));
+        let ended = tokio::time::timeout(hour, impatient(settings, streams, watch)).await;
+        ended.ok().map(|_| begun.elapsed().as_secs())
+    }
+
+    async fn pass(seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn ht_06_12_a_connection_ends_when_its_client_says_or_takes_nothing_and_only_then() {
         let settings = Settings::default();
-        let streams = Arc::new(Streams::default());
-        assert!(ended(&streams, settings.head * 2).await, "no stream was ever begun");
+        let streams = Arc::new(Streams::new());
+        let (_io, watch) = watched(tokio::io::empty());
+        assert_eq!(ended(&settings, &streams, &watch).await, Some(30), "no stream was ever begun");
         let mut busy = Busy::begin(&streams);
-        assert!(!ended(&streams, settings.write_stall * 10).await, "an answer that is awaited, or is silent");
+        assert_eq!(ended(&settings, &streams, &watch).await, None, "an answer that is awaited, or is silent");
         busy.waits(false);
-        assert!(ended(&streams, settings.write_stall * 2).await, "a client that takes nothing");
-        assert!(!ended(&streams, settings.write_stall / 2).await, "and only in time");
+        assert_eq!(ended(&settings, &streams, &watch).await, Some(600), "a client that takes nothing");
+        busy.waits(true);
+        busy.waits(false);
+        pass(500).await;
+        assert_eq!(ended(&settings, &streams, &watch).await, Some(100), "and that since the last piece");
         drop(busy);
-        assert!(ended(&streams, settings.idle * 3).await, "nothing is open");
+        assert_eq!(ended(&settings, &streams, &watch).await, Some(120), "nothing is open");
+        let busy = Busy::begin(&streams);
+        pass(1000).await;
+        drop(busy);
+        pass(100).await;
+        assert_eq!(ended(&settings, &streams, &watch).await, Some(20), "since the last stream has ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ht_06_12_short_times_hold_as_they_are_set() {
+        for (idle, stall, after) in [(4, 600, 4), (600, 4, 600), (4, 4, 4), (7, 3, 7)] {
+            let (idle, write_stall) = (Duration::from_secs(idle), Duration::from_secs(stall));
+            let settings = Settings { idle, write_stall, ..Settings::default() };
+            let streams = Arc::new(Streams::new());
+            let (_io, watch) = watched(tokio::io::empty());
+            let begun = Instant::now();
+            let ends = async {
+                let mut busy = Busy::begin(&streams);
+                pass(9).await;
+                busy.waits(false);
+                pass(2).await;
+                drop(busy);
+            };
+            let (ended, ()) = tokio::join!(ended(&settings, &streams, &watch), ends);
+            assert_eq!(ended, Some(11 + after), "{idle:?} {write_stall:?}");
+            assert!(begun.elapsed().as_secs() >= 11);
+            let mut busy = Busy::begin(&streams);
+            busy.waits(false);
+            assert_eq!(
+                self::ended(&settings, &streams, &watch).await,
+                Some(stall),
+                "{idle:?} {write_stall:?}"
+            );
+        }
     }
 }
