@@ -3,6 +3,7 @@
 //! around it is here. Called by `flow` (client side) and `upstream` (server side).
 
 pub mod body;
+mod conduct;
 pub mod h1;
 pub mod h2;
 mod pace;
@@ -10,5 +11,6 @@ mod recorded;
 pub mod ws;
 
 pub use body::{Body, BodyError};
+pub use conduct::Conduct;
 pub use pace::{Pace, Paced};
 pub use recorded::Recorded;

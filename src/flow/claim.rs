@@ -3,6 +3,7 @@
 //! `flow` for every request of every door, and by `benches/policy.rs`.
 
 use crate::base::{Authority, AuthorityError, Host, HostNameError, Proto, Scheme};
+use crate::codec::Conduct;
 use crate::codec::h1::{RequestHead, take_expect};
 use crate::codec::h2::{Taken, check_fields, stated_length};
 use crate::pipeline::{Asked, Rejected};
@@ -42,6 +43,7 @@ pub fn h1(head: RequestHead, connection: &Connection) -> Result<Box<Asked>, Box<
             headers: head.headers,
             proto: Proto::H1,
             dst_mismatch: false,
+            conduct: Conduct::default(),
         })),
         Err(no) => Err(rejected_h1(&head, connection.scheme, no)),
     }
@@ -104,6 +106,7 @@ pub(super) fn explicit(head: RequestHead) -> Result<Explicit, Box<Rejected>> {
             headers: head.headers,
             proto: Proto::H1,
             dst_mismatch: false,
+            conduct: Conduct::default(),
         }))),
         Err(no) => Err(rejected_h1(&head, Scheme::Http, no)),
     }
@@ -152,7 +155,7 @@ pub(super) struct Claimed {
 /// As the `h2` crate has read its head and `taken` was seen beside it.
 pub(super) fn h2(
     mut parts: http::request::Parts,
-    taken: Taken,
+    taken: &Taken,
     connection: &Connection,
     fields: usize,
 ) -> Claimed {
@@ -172,6 +175,7 @@ pub(super) fn h2(
                 headers,
                 proto: Proto::H2,
                 dst_mismatch: false,
+                conduct: taken.conduct.clone(),
             }));
             Claimed { request, length, expects_continue }
         }
@@ -210,7 +214,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 fn reconcile_h2(
     parts: &mut http::request::Parts,
-    taken: Taken,
+    taken: &Taken,
     connection: &Connection,
     fields: usize,
 ) -> Result<Reconciled, No> {

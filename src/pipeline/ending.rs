@@ -5,7 +5,7 @@ use super::answer::clean_trailers;
 use super::standing::LOOK;
 use super::{Shared, Standing};
 use crate::audit::{End, Finding, FlowId, Text, WebSocket};
-use crate::codec::{Body, BodyError};
+use crate::codec::{Body, BodyError, Conduct};
 use crate::policy::Reason;
 use crate::upstream::Reached;
 use bytes::Bytes;
@@ -58,6 +58,8 @@ pub struct Ending {
     /// Of a WebSocket that has ended; 0 for all else.
     close_code: AtomicU16,
     upstream: OnceLock<(Reached, &'static str)>,
+    /// Says what becomes of an exchange that nobody else ended.
+    conduct: Conduct,
     last: Mutex<Last>,
 }
 
@@ -74,7 +76,7 @@ struct Last {
 const MAX_FINDINGS: usize = 16;
 
 impl Ending {
-    pub(crate) fn new(shared: Arc<Shared>, id: FlowId) -> Arc<Self> {
+    pub(crate) fn new(shared: Arc<Shared>, id: FlowId, conduct: Conduct) -> Arc<Self> {
         Arc::new(Self {
             shared,
             id,
@@ -86,6 +88,7 @@ impl Ending {
             messages_down: AtomicU64::new(0),
             close_code: AtomicU16::new(0),
             upstream: OnceLock::new(),
+            conduct,
             last: Mutex::default(),
         })
     }
@@ -164,6 +167,9 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
+        if let Some(breach) = self.conduct.breach() {
+            self.finish(Outcome::Blocked, Some(Reason::BadFraming), Some(breach.to_owned()));
+        }
         let last = std::mem::take(self.last.get_mut().unwrap_or_else(PoisonError::into_inner));
         if last.never_began {
             return;

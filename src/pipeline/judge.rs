@@ -120,7 +120,10 @@ impl Undecided<'_> {
 impl Drop for Undecided<'_> {
     fn drop(&mut self) {
         if !self.decided {
-            let refusal = Refusal::new(Reason::ClientGone, "the client went away before the decision");
+            let refusal = match self.facts.conduct.breach() {
+                Some(breach) => Refusal::new(Reason::BadFraming, breach),
+                None => Refusal::new(Reason::ClientGone, "the client went away before the decision"),
+            };
             record::refuse_nowait(self.flow, self.snapshot, self.facts, &refusal);
         }
     }

@@ -27,7 +27,7 @@ pub use standing::Standing;
 
 use crate::audit::{FlowId, Log};
 use crate::base::{Door, Host, HostName, Ingress, Proto, Scheme};
-use crate::codec::Body;
+use crate::codec::{Body, Conduct};
 use crate::policy::{ClientId, Reason, Refusal, Refused, Snapshot};
 use crate::rt::Drain;
 use crate::telemetry::Metrics;
@@ -100,6 +100,8 @@ pub struct Asked {
     pub proto: Proto,
     /// The client went to an address that we did not tell it for this name.
     pub dst_mismatch: bool,
+    /// What is seen of the client while this runs.
+    pub conduct: Conduct,
 }
 
 /// A request that could not be claimed: what it said of itself, for the record, and why not.
@@ -172,6 +174,10 @@ pub async fn exchange(flow: &Arc<Flow>, asked: Box<Asked>, body: Body, interims:
         Ok(prepared) => prepared,
         Err(stop) => return Box::pin(refused(flow, &snapshot, facts, stop, !body.is_end_stream())).await,
     };
+    if let Some(breach) = facts.conduct.breach() {
+        let stop = Stop::new(Reason::BadFraming, breach);
+        return Box::pin(refused(flow, &snapshot, facts, stop, !body.is_end_stream())).await;
+    }
     let ending = match record::allow(flow, &snapshot, &facts, &prepared).await {
         Ok(ending) => ending,
         Err(stop) => return Page::of(&stop, &facts).reply(!body.is_end_stream()),

@@ -4,6 +4,7 @@ use super::judge::Prepared;
 use super::{Asked, Ending, Flow, Form, Rejected, Stop};
 use crate::audit::{Decision, Finding, FlowId, Text};
 use crate::base::Scheme;
+use crate::codec::Conduct;
 use crate::policy::{Reason, Refusal, Snapshot};
 use http::Method;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub struct Facts {
     /// How its client wants to be told no.
     pub form: Form,
     pub findings: Vec<(String, &'static str, String)>,
+    pub conduct: Conduct,
 }
 
 impl Facts {
@@ -34,6 +36,7 @@ impl Facts {
             dst_mismatch: asked.dst_mismatch,
             form: Form::of(&asked.headers),
             findings: Vec::new(),
+            conduct: asked.conduct.clone(),
         }
     }
 
@@ -47,6 +50,7 @@ impl Facts {
             dst_mismatch: false,
             form: Form::Text,
             findings: Vec::new(),
+            conduct: Conduct::default(),
         }
     }
 
@@ -81,7 +85,7 @@ pub(super) async fn allow(
     let path = facts.shown(permit.request().path_and_query().as_str());
     let written = write(flow, snapshot, id, Entry { verdict, reason, rule, detail: None, path, facts });
     // The record is on its way: from here on there is an end to tell, also when nobody waits any more.
-    let ending = Ending::new(flow.shared.clone(), id);
+    let ending = Ending::new(flow.shared.clone(), id, facts.conduct.clone());
     written.await.inspect_err(|_| ending.never_began())?;
     Ok(ending)
 }
@@ -104,7 +108,7 @@ pub async fn decide(
         facts,
     };
     let written = write(flow, snapshot, id, entry);
-    let ending = Ending::new(flow.shared.clone(), id);
+    let ending = Ending::new(flow.shared.clone(), id, facts.conduct.clone());
     written.await.inspect_err(|_| ending.never_began()).map_err(|stop| stop.refusal)?;
     Ok(ending)
 }

@@ -1,14 +1,18 @@
-//! Gauntlet SM-36, SM-30, PM-14, CL-10 and HT-06 over HTTP/2: what a client may not say in a head passes no rule, whoever
-//! waits to be told that its body is wanted is told, and a client that is idle or takes nothing is not waited for.
+//! Gauntlet SM-36, SM-30, PM-14, CL-10, HT-06, HT-12 and GI1 over HTTP/2: what a client may not say in a head or behind
+//! it passes no rule and makes no message whole, each stream has one decision on record, and whoever waits to be told
+//! that its body is wanted is told.
 
 use http::Request;
 
+use crate::support::bed::Mark;
 use crate::support::frames::*;
+use crate::support::gate::{show, wait_until};
 use crate::support::h2::H2;
-use crate::support::wire::End;
+use crate::support::origin::Conversation;
+use crate::support::wire::{End, PATIENCE};
 use crate::support::*;
 
-use Outcome::Status;
+use Outcome::{GoAway, Reset, Status};
 
 const NO_ADMIN: &str = r#"
 [[rule]]
@@ -23,6 +27,41 @@ action = "deny"
   [[rule.match]]
   headers = [{ name = "x-mode", value = "admin" }]
 "#;
+
+/// An upstream that speaks HTTP/1, on a connection for each request, and answers what has come whole.
+fn speak_http_1(bed: &Bed) {
+    bed.world.origin.script((PUB1, 443), |peer: &mut Conversation| {
+        let Some(head) = peer.head() else { return };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let body = if head.contains("transfer-encoding: chunked") {
+            peer.until(b"0\r\n\r\n")
+        } else {
+            peer.exactly(length.map_or(0, |length| length.parse().unwrap()))
+        };
+        if body.is_some() {
+            peer.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+        }
+    });
+}
+
+fn upstream(bed: &Bed) -> String {
+    bed.world.origin.connections().iter().map(|seen| seen.text()).collect()
+}
+
+/// The end record that belongs to a decision.
+fn end_of(bed: &Bed, decision: &Record) -> Record {
+    let id = decision.text("id").to_owned();
+    bed.gate.wait_for_record("the end", |record| record.is_end() && record.text("id") == id)
+}
+
+/// The one decision since then; a request that is good is asked after it, so that a second one has time to come.
+fn one_decision(bed: &Bed, mark: Mark) -> Record {
+    bed.control();
+    let (mut here, control): (Vec<_>, Vec<_>) =
+        bed.since(mark, 2).decisions.into_iter().partition(|record| record.text("path") != "/control");
+    assert_eq!((here.len(), control.len()), (1, 1), "{}", show(&here));
+    here.remove(0)
+}
 
 #[test]
 fn sm_36_white_space_around_a_field_passes_no_rule_over_h2() {
@@ -53,6 +92,147 @@ fn sm_36_white_space_around_a_field_passes_no_rule_over_h2() {
     }
 }
 
+/// An upload and its trailers, on a connection of its own; in one record where `at_once`, else when the upload is under
+/// way.
+fn with_trailers(bed: &Bed, fields: &[u8], at_once: bool) -> Outcome {
+    let mut raw = Raw::connect(bed);
+    let begun = upstream(bed).matches("POST /upload").count();
+    let first = [head(1, 0, &request("POST", "/upload", &[])), frame(DATA, 0, 1, b"hello")].concat();
+    let last = frame(HEADERS, END_STREAM | END_HEADERS, 1, fields);
+    if at_once {
+        raw.send([first, last].concat());
+    } else {
+        raw.send(first);
+        let under_way = || (upstream(bed).matches("POST /upload").count() > begun).then_some(());
+        assert!(wait_until(PATIENCE, under_way).is_some());
+        raw.send(last);
+    }
+    raw.outcome(1)
+}
+
+#[test]
+fn sm_36_malformed_trailers_make_no_message_whole_and_are_one_decision() {
+    let bed = Bed::new(P1);
+    speak_http_1(&bed);
+    let literal = |name: &str, value: &str| literal(0, name, value);
+    // Whether only the stream is reset.
+    let malformed = [
+        (vec![0x84], true),
+        (vec![0x83], true),
+        (vec![0x88], true),
+        (literal(":path", "/admin"), true),
+        (literal("x-t", " a"), true),
+        (literal("x-t", "a\t"), true),
+        (literal("x\"t", "a"), true),
+        (literal("transfer-encoding", "chunked"), true),
+        (literal("X-T", "a"), false),
+        (literal("x-t", "a\r\nb"), false),
+        (literal("x-t\r\ny", "a"), false),
+        (literal(":other", "a"), false),
+        (vec![0x80], false),
+    ];
+    for (fields, of_the_stream) in malformed {
+        for at_once in [true, false] {
+            let mark = bed.mark();
+            let found = with_trailers(&bed, &fields, at_once);
+            let is_right =
+                if of_the_stream { found == Reset(PROTOCOL_ERROR) } else { matches!(found, GoAway(1 | 9)) };
+            assert!(is_right, "{fields:x?} {at_once}: {found:?}");
+            let decision = one_decision(&bed, mark);
+            if decision.text("verdict") == "deny" {
+                assert!(at_once, "{}", decision.0);
+                assert!(["bad_request", "bad_framing"].contains(&decision.text("reason")), "{}", decision.0);
+            } else {
+                let end = end_of(&bed, &decision);
+                assert_eq!(
+                    (end.text("outcome"), end.text("reason")),
+                    ("blocked", "bad_framing"),
+                    "{}",
+                    end.0
+                );
+            }
+        }
+    }
+    assert!(!upstream(&bed).contains("0\r\n\r\n"), "none is whole: {}", upstream(&bed));
+    let good = literal("x-t", "a b");
+    assert_eq!(with_trailers(&bed, &good, true), Status(200));
+    assert_eq!(with_trailers(&bed, &good, false), Status(200));
+    assert_eq!(upstream(&bed).matches("0\r\n\r\n").count(), 2);
+}
+
+#[test]
+fn gi1_a_body_that_belies_its_length_is_one_decision() {
+    let bed = Bed::new(P1);
+    speak_http_1(&bed);
+    let data = |flags, bytes: &[u8]| frame(DATA, flags, 1, bytes);
+    let bodies = [
+        ("5", data(END_STREAM, b"hel")),
+        ("5", data(END_STREAM, b"hello hello")),
+        ("5", data(END_STREAM, b"")),
+        ("0", data(END_STREAM, b"x")),
+        ("", data(END_STREAM, b"hello")),
+        ("5", [data(0, b"hel"), head(1, END_STREAM, &[("x-t", "a")])].concat()),
+    ];
+    for (length, body) in bodies {
+        let head = head(1, 0, &request("POST", "/upload", &[("content-length", length)]));
+        for at_once in [true, false] {
+            let mark = bed.mark();
+            let mut raw = Raw::connect(&bed);
+            if at_once {
+                raw.send([&head[..], &body].concat());
+            } else {
+                raw.send(&head).send(&body);
+            }
+            let found = raw.outcome(1);
+            assert!(matches!(found, Reset(PROTOCOL_ERROR) | Status(400)), "{length} {found:?}");
+            let decision = one_decision(&bed, mark);
+            if decision.text("verdict") == "deny" {
+                assert!(["bad_request", "bad_framing"].contains(&decision.text("reason")), "{}", decision.0);
+            } else {
+                let end = end_of(&bed, &decision);
+                assert_eq!(
+                    (end.text("outcome"), end.text("reason")),
+                    ("blocked", "bad_framing"),
+                    "{}",
+                    end.0
+                );
+            }
+        }
+    }
+    let mark = bed.mark();
+    let mut raw = Raw::connect(&bed);
+    raw.send(head(1, 0, &request("POST", "/upload", &[("content-length", "5")]))).send(data(1, b"hello"));
+    assert_eq!(raw.outcome(1), Status(200));
+    assert_eq!(end_of(&bed, &one_decision(&bed, mark)).text("outcome"), "done");
+}
+
+#[test]
+fn ht_12_a_head_that_does_not_end_is_one_decision() {
+    let limits = "head_timeout = \"1s\"\nidle_timeout = \"1s\"\ndrain_timeout = \"100ms\"";
+    let bed = Bed::with(&Setup { policy: P1.into(), limits, ..Setup::default() });
+    for bytes in [frame(HEADERS, END_STREAM, 1, [0x82]), frame(HEADERS, END_STREAM | END_HEADERS, 1, [0x82])]
+    {
+        let mark = bed.mark();
+        let mut raw = Raw::connect(&bed);
+        raw.send(bytes);
+        let end = raw.goaway();
+        assert!(matches!(end, Err(End::Closed | End::Reset)), "{end:?}");
+        let decision = one_decision(&bed, mark);
+        assert_eq!(decision.text("verdict"), "deny", "{}", decision.0);
+    }
+    // Trailers that do not end are the stream's own.
+    let mark = bed.mark();
+    let mut raw = Raw::connect(&bed);
+    raw.send(head(1, 0, &request("POST", "/upload", &[]))).send(frame(HEADERS, END_STREAM, 1, [0x10]));
+    let end = raw.goaway();
+    assert!(matches!(end, Err(End::Closed | End::Reset)), "{end:?}");
+    let decision = one_decision(&bed, mark);
+    if decision.text("verdict") == "allow" {
+        let end = end_of(&bed, &decision);
+        assert_eq!((end.text("outcome"), end.text("reason")), ("blocked", "bad_framing"), "{}", end.0);
+    }
+}
+
 #[test]
 fn pm_14_a_path_over_h2_begins_with_a_slash() {
     let bed = Bed::new(P1);
@@ -67,27 +247,6 @@ fn pm_14_a_path_over_h2_begins_with_a_slash() {
     assert_eq!(raw.outcome(101), Status(200));
     let targets: Vec<_> = bed.world.origin.requests().iter().map(|request| request.target.clone()).collect();
     assert_eq!(targets, ["/?x"]);
-}
-
-#[test]
-fn ht_06_12_an_idle_connection_and_one_that_takes_nothing_end_at_their_own_times() {
-    // The other time is one that the test would not live to see.
-    for (limits, taking) in [
-        ("idle_timeout = \"1s\"\nresponse_write_timeout = \"1h\"\nhead_timeout = \"1h\"", true),
-        (
-            "idle_timeout = \"1h\"\nresponse_write_timeout = \"1s\"\nhead_timeout = \"1h\"\ndrain_timeout = \"1s\"",
-            false,
-        ),
-    ] {
-        let bed = Bed::with(&Setup { policy: P1.into(), limits, ..Setup::default() });
-        let mut raw = if taking { Raw::connect(&bed) } else { Raw::with(&bed, &[(4, 0)]) };
-        raw.send(head(1, END_STREAM, &request("GET", "/", &[])));
-        assert_eq!(raw.outcome(1), Status(200));
-        assert!(
-            matches!(raw.goaway(), Err(End::Closed | End::Reset)),
-            "it ended, and without a word of a fault"
-        );
-    }
 }
 
 #[test]
@@ -166,4 +325,25 @@ fn cl_10_javas_client_is_told_to_go_on() {
     let requests = bed.world.origin.requests();
     let bodies = requests.iter().map(|request| request.body.lock().unwrap().as_ref().map(|body| body.0));
     assert_eq!(bodies.collect::<Vec<_>>(), [Some(5); 4]);
+}
+
+#[test]
+fn ht_06_12_an_idle_connection_and_one_that_takes_nothing_end_at_their_own_times() {
+    // The other time is one that the test would not live to see.
+    for (limits, taking) in [
+        ("idle_timeout = \"1s\"\nresponse_write_timeout = \"1h\"\nhead_timeout = \"1h\"", true),
+        (
+            "idle_timeout = \"1h\"\nresponse_write_timeout = \"1s\"\nhead_timeout = \"1h\"\ndrain_timeout = \"1s\"",
+            false,
+        ),
+    ] {
+        let bed = Bed::with(&Setup { policy: P1.into(), limits, ..Setup::default() });
+        let mut raw = if taking { Raw::connect(&bed) } else { Raw::with(&bed, &[(4, 0)]) };
+        raw.send(head(1, END_STREAM, &request("GET", "/", &[])));
+        assert_eq!(raw.outcome(1), Status(200));
+        assert!(
+            matches!(raw.goaway(), Err(End::Closed | End::Reset)),
+            "it ended, and without a word of a fault"
+        );
+    }
 }

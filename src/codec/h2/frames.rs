@@ -16,6 +16,7 @@ pub(super) const WINDOW_UPDATE: u8 = 0x8;
 pub(super) const CONTINUATION: u8 = 0x9;
 
 const END_STREAM: u8 = 0x1;
+const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const WITH_PRIORITY: u8 = 0x20;
@@ -43,6 +44,24 @@ impl FrameHead {
         matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
     }
 
+    /// A SETTINGS that sets something.
+    pub(super) fn is_settings(&self) -> bool {
+        self.kind == SETTINGS && self.flags & ACK == 0
+    }
+
+    /// Frame types of one size only (RFC 9113 sections 6.3 to 6.9).
+    pub(super) fn has_a_right_size(&self) -> bool {
+        match self.kind {
+            PRIORITY => self.length == 5,
+            RST_STREAM | WINDOW_UPDATE => self.length == 4,
+            SETTINGS if self.is_settings() => self.length.is_multiple_of(SETTING),
+            SETTINGS => self.length == 0,
+            PING => self.length == 8,
+            GOAWAY => self.length >= 8,
+            _ => true,
+        }
+    }
+
     pub(super) fn ends_block(&self) -> bool {
         self.flags & END_HEADERS != 0
     }
@@ -62,6 +81,34 @@ impl FrameHead {
             rest = rest.get(5..)?;
         }
         rest.get(..rest.len().checked_sub(padding)?)
+    }
+}
+
+/// Bytes of a setting: its name and its value (RFC 9113 section 6.5.1).
+const SETTING: usize = 6;
+const INITIAL_WINDOW_SIZE: u64 = 0x4;
+const MOST_WINDOW: u64 = 0x7fff_ffff;
+
+/// The payload of a SETTINGS, as it comes.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    setting: u64,
+    have: usize,
+}
+
+impl Settings {
+    /// Whether no window in it is larger than windows can be (section 6.5.2), which is an error of its own kind. All else
+    /// in it is the crate's to check.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> bool {
+        bytes.iter().all(|byte| {
+            self.setting = self.setting << 8 | u64::from(*byte);
+            self.have += 1;
+            if self.have < SETTING {
+                return true;
+            }
+            let Self { setting, .. } = std::mem::take(self);
+            setting >> 32 != INITIAL_WINDOW_SIZE || setting & 0xffff_ffff <= MOST_WINDOW
+        })
     }
 }
 
@@ -156,5 +203,39 @@ mod tests {
         assert_eq!(head(PADDED).block_of(b"\x03ab"), None);
         assert_eq!(head(WITH_PRIORITY).block_of(b"1234"), None);
         assert_eq!(head(PADDED).block_of(b""), None);
+    }
+
+    #[test]
+    fn ht_09_a_frame_of_one_size_has_no_other() {
+        let right = |kind, flags, length| FrameHead { kind, flags, length, stream: 0 }.has_a_right_size();
+        let sizes: [(u8, u8, &[usize]); 7] = [
+            (PRIORITY, 0, &[5]),
+            (RST_STREAM, 0, &[4]),
+            (SETTINGS, 0, &[0, 6, 12]),
+            (SETTINGS, ACK, &[0]),
+            (PING, ACK, &[8]),
+            (GOAWAY, 0, &[8, 9, 10, 11, 12, 13]),
+            (WINDOW_UPDATE, 0, &[4]),
+        ];
+        for (kind, flags, sizes) in sizes {
+            for length in 0..14 {
+                assert_eq!(right(kind, flags, length), sizes.contains(&length), "{kind} {flags} {length}");
+            }
+        }
+        assert!(right(DATA, 0, 3) && right(0xee, 0, 7));
+    }
+
+    #[test]
+    fn ht_09_a_window_too_large_is_found_in_any_piece() {
+        let setting = |name: u16, value: u32| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat();
+        let good = [setting(4, 0x7fff_ffff), setting(3, u32::MAX), setting(0x104, u32::MAX)].concat();
+        let bad = [good.clone(), setting(4, 1 << 31)].concat();
+        for size in 1..=bad.len() {
+            let read = |whole: &[u8]| {
+                let mut settings = Settings::default();
+                whole.chunks(size).all(|piece| settings.read(piece))
+            };
+            assert!(read(&good) && !read(&bad), "pieces of {size}");
+        }
     }
 }

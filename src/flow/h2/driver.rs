@@ -6,7 +6,7 @@ use super::leftover::{Leftover, lend};
 use super::stream::Offered;
 use super::stream::{self, Busy, Streams};
 use crate::base::Proto;
-use crate::codec::h2::{Fault, Received, RefusedStream, Watch, Watched};
+use crate::codec::h2::{Fault, Noted, Received, RefusedStream, Watch, Watched};
 use crate::codec::{Body, Pace, Paced};
 use crate::pipeline::{self, Rejected};
 use crate::policy::{Reason, Refusal};
@@ -77,21 +77,22 @@ impl Driver {
 
     fn begin(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         let settings = &self.gate.settings;
+        let Some(taken) = self.watch.take(respond.stream_id().as_u32()) else { return };
         let busy = Busy::begin(&self.streams);
-        let taken = self.watch.taken(respond.stream_id().as_u32());
         let (parts, received) = request.into_parts();
         let fields = settings.head_limits.fields;
-        let claimed = claim::h2(parts, taken, &self.service.connection, fields);
+        let claimed = claim::h2(parts, &taken, &self.service.connection, fields);
+        let conduct = taken.conduct;
         let (body, leftover, wanted) = if received.is_end_stream() {
             (Body::Empty, Leftover::default(), None)
         } else {
             let pace = Pace { patience: settings.body_patience, bytes_per_second: settings.body_rate };
             let wanted = claimed.expects_continue.then(|| Arc::new(Notify::new()));
             let received = Received::request(received, claimed.length);
-            let (body, leftover) = lend(received, wanted.clone(), settings.drain_time);
+            let (body, leftover) = lend(received, conduct.clone(), wanted.clone(), settings.drain_time);
             (Body::stream(Paced::new(body, pace)), leftover, wanted)
         };
-        let offered = Offered { claimed: claimed.request, body, leftover, wanted };
+        let offered = Offered { claimed: claimed.request, body, leftover, wanted, conduct };
         // Boxed: it is moved several times on its way into a task.
         let answer = Box::pin(stream::answer(self.service.clone(), offered, respond, busy));
         self.gate.tasks.spawn("stream", answer);
@@ -101,22 +102,35 @@ impl Driver {
     fn watch(&mut self, cx: &mut Context<'_>) -> bool {
         let told = self.watch.told();
         for refused in told.refused {
+            self.streams.moved();
             self.record.stream(refused);
         }
         if self.told {
             return false;
         }
-        if let Some(fault) = told.fault {
-            self.record.fault(fault);
+        if let Some((fault, noted)) = told.fault {
+            if noted == Noted::Nowhere {
+                self.record.fault(fault);
+            }
             self.stop(fault.code());
             return true;
         }
         if self.poll_late(told.head_since, cx).is_ready() {
-            self.record.refusal(Reason::Timeout, super::NOTHING_ASKED);
+            if self.watch.is_late() == Noted::Nowhere {
+                self.record.refusal(Reason::Timeout, super::NOTHING_ASKED);
+            }
             self.stop(h2::Reason::NO_ERROR);
             return true;
         }
         false
+    }
+
+    /// No stream was begun in time.
+    pub(super) fn nothing_asked(mut self: Pin<&mut Self>) {
+        // A head that is under way is late at the same moment.
+        if !std::mem::replace(&mut self.told, true) {
+            self.record.refusal(Reason::Timeout, super::NOTHING_ASKED);
+        }
     }
 
     /// Ready when a head has been under way for too long.
@@ -210,7 +224,9 @@ impl Record {
         let reason = match fault {
             Fault::Flood(_) | Fault::Resets => Reason::Limit,
             Fault::Block => Reason::TooLarge,
-            Fault::Unreadable => Reason::BadRequest,
+            Fault::Unreadable | Fault::Trailers | Fault::First | Fault::Size(_) | Fault::Window => {
+                Reason::BadRequest
+            }
         };
         self.refusal(reason, fault.to_string());
     }

@@ -2,8 +2,8 @@
 //! widespread clients forget the answer (curl 7 does, though RFC 9113 section 8.1 lets a server do so), so the rest is
 //! read and thrown away first. `stream` uses it.
 
-use crate::codec::BodyError;
 use crate::codec::h2::Received;
+use crate::codec::{BodyError, Conduct};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::future::poll_fn;
@@ -22,6 +22,7 @@ type Slot = Arc<Mutex<Option<Received<()>>>>;
 /// A request's body. Whoever drops it unread gives it back.
 pub(super) struct Lent {
     body: Option<Received<()>>,
+    conduct: Conduct,
     /// Told once, when somebody first asks for the body: the moment for `100 (Continue)`.
     wanted: Option<Arc<Notify>>,
     slot: Slot,
@@ -42,9 +43,14 @@ struct Reading {
     end: Instant,
 }
 
-pub(super) fn lend(body: Received<()>, wanted: Option<Arc<Notify>>, limit: Duration) -> (Lent, Leftover) {
+pub(super) fn lend(
+    body: Received<()>,
+    conduct: Conduct,
+    wanted: Option<Arc<Notify>>,
+    limit: Duration,
+) -> (Lent, Leftover) {
     let slot = Slot::default();
-    let lent = Lent { body: Some(body), wanted, slot: slot.clone() };
+    let lent = Lent { body: Some(body), conduct, wanted, slot: slot.clone() };
     (lent, Leftover { slot: Some(slot), limit, reading: None })
 }
 
@@ -67,7 +73,12 @@ impl HttpBody for Lent {
             wanted.notify_one();
         }
         let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
-        Pin::new(body).poll_frame(cx)
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        // Noted before the crate has read it, so that no message with it is ever whole.
+        match self.conduct.breach() {
+            Some(breach) => Poll::Ready(Some(Err(BodyError::Framing(breach)))),
+            None => Poll::Ready(frame),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -57,7 +57,7 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TlsStream<Records<TcpStream>
         () = streams.over.notified() => {}
         patience = impatient(settings, &streams, &watch) => {
             if patience == Impatience::NothingAsked {
-                record.refusal(Reason::Timeout, NOTHING_ASKED);
+                driver.as_mut().inner().nothing_asked();
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::super::h1::Service;
 use super::leftover::Leftover;
 use crate::codec::h2::{Unsent, pour};
-use crate::codec::{Body, BodyError};
+use crate::codec::{Body, BodyError, Conduct};
 use crate::pipeline::{Asked, Interims, Rejected, Reply};
 use bytes::Bytes;
 use h2::Reason;
@@ -121,6 +121,7 @@ pub(super) struct Offered {
     pub(super) leftover: Leftover,
     /// Told when the body is wanted, of a client that waits for that.
     pub(super) wanted: Option<Arc<Notify>>,
+    pub(super) conduct: Conduct,
 }
 
 pub(super) async fn answer(
@@ -129,17 +130,20 @@ pub(super) async fn answer(
     mut respond: SendResponse<Bytes>,
     mut busy: Busy,
 ) {
-    let Offered { claimed, body, mut leftover, wanted } = offered;
+    let Offered { claimed, body, mut leftover, wanted, conduct } = offered;
     let head_only = claimed.as_ref().is_ok_and(|asked| asked.method == Method::HEAD);
     let interims = Interims::new(true);
     let reply = tokio::select! {
         biased;
         reply = service.answer(claimed, body, &interims) => reply,
         // Nobody works on for a client that has reset the stream, or gone.
-        () = say_and_watch(&interims, wanted, &mut respond) => return,
+        () = say_and_watch(&interims, wanted, &conduct, &mut respond) => return,
     };
     if service.page.is_some() {
         busy.streams.over.notify_one();
+    }
+    if conduct.breach().is_some() {
+        return respond.send_reset(Reason::PROTOCOL_ERROR);
     }
     say_ahead(&interims, &mut respond);
     busy.waits(false);
@@ -172,7 +176,12 @@ pub(super) async fn answer(
 }
 
 /// Says what goes ahead of the answer; ends when nobody is left to be answered.
-async fn say_and_watch(interims: &Interims, wanted: Option<Arc<Notify>>, respond: &mut SendResponse<Bytes>) {
+async fn say_and_watch(
+    interims: &Interims,
+    wanted: Option<Arc<Notify>>,
+    conduct: &Conduct,
+    respond: &mut SendResponse<Bytes>,
+) {
     let mut waits = wanted.is_some();
     let mut wanted = pin!(async {
         match wanted {
@@ -180,7 +189,7 @@ async fn say_and_watch(interims: &Interims, wanted: Option<Arc<Notify>>, respond
             None => pending().await,
         }
     });
-    let _ = poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         if waits && wanted.as_mut().poll(cx).is_ready() {
             waits = false;
             let mut go_on = Response::new(());
@@ -189,8 +198,25 @@ async fn say_and_watch(interims: &Interims, wanted: Option<Arc<Notify>>, respond
         }
         say_ahead(interims, respond);
         respond.poll_reset(cx)
-    })
-    .await;
+    });
+    // The crate resets a stream whose frames break the protocol; a body that does not have the stated length is one.
+    if let Ok(reason) = ended.await
+        && is_breach(reason)
+        && !conduct.has_left()
+    {
+        conduct.broke("a stream that breaks the protocol, or the length that it stated");
+    }
+}
+
+/// Errors of a stream that its client has made.
+fn is_breach(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::PROTOCOL_ERROR
+            | Reason::FLOW_CONTROL_ERROR
+            | Reason::STREAM_CLOSED
+            | Reason::FRAME_SIZE_ERROR
+    )
 }
 
 fn say_ahead(interims: &Interims, respond: &mut SendResponse<Bytes>) {
