@@ -1,9 +1,10 @@
 //! The bytes of an upstream host's connection, with an eye on the frames in them: what `seam` is on the client's side.
 //! What no host may send ends the connection as if it had broken, before the crate has seen it.
 
+use super::assembly::{Assembly, TooLarge};
 use super::blocks::{Blocks, Head, Unreadable};
 use super::budget::{self, Budget};
-use super::connection::{BLOCK, PREFACE, name};
+use super::connection::{PREFACE, name};
 use super::frames::{self, FrameHead, Frames, Piece, Settings};
 use std::collections::VecDeque;
 use std::io;
@@ -62,18 +63,8 @@ struct State {
     settings: Settings,
     idle: Budget,
     blocks: Blocks,
-    block: Block,
+    block: Assembly,
     answered: VecDeque<u32>,
-}
-
-/// The header block that is being read.
-#[derive(Debug, Default)]
-struct Block {
-    /// The frame that began it, and the last one; other frames may not stand in it, which is for the crate to find.
-    frames: Option<(FrameHead, FrameHead)>,
-    /// Of the last frame, and of the frames before it; empty where all came in one piece.
-    payload: Vec<u8>,
-    parts: Vec<u8>,
 }
 
 impl State {
@@ -86,7 +77,7 @@ impl State {
             settings: Settings::default(),
             idle: Budget::new(budget::IDLE_FRAMES),
             blocks: Blocks::default(),
-            block: Block::default(),
+            block: Assembly::default(),
             answered: VecDeque::new(),
         }
     }
@@ -120,15 +111,11 @@ impl State {
                 if self.answered.contains(&head.stream) {
                     self.spend(&head)?;
                 }
-                self.block = Block { frames: Some((head, head)), ..Block::default() };
+                self.block.begin(head);
             }
             frames::CONTINUATION => {
                 self.spend(&head)?;
-                if let Some((first, last)) = &mut self.block.frames
-                    && first.stream == head.stream
-                {
-                    *last = head;
-                }
+                self.block.go_on(head);
             }
             _ => self.spend(&head)?,
         }
@@ -148,31 +135,12 @@ impl State {
         if self.frame.is_some_and(|frame| frame.is_settings()) && self.settings.lets_push(bytes) {
             return Err(Breach::Push);
         }
-        let Some((first, frame)) = self.block.frames else { return Ok(()) };
-        let block = &mut self.block;
-        if block.payload.len() + block.parts.len() + bytes.len() > BLOCK {
-            return Err(Breach::Block);
+        let Some(first) = self.block.first() else { return Ok(()) };
+        if let Some(block) = self.block.add(bytes, last).map_err(|TooLarge| Breach::Block)? {
+            self.block.close();
+            self.judge(&first, &block)?;
         }
-        let whole = last && block.payload.is_empty();
-        if !whole {
-            block.payload.extend_from_slice(bytes);
-        }
-        if !last {
-            return Ok(());
-        }
-        let payload = std::mem::take(&mut block.payload);
-        // Padding that cannot be is for the crate to answer, which checks it before the block.
-        let part = frame.block_of(if whole { bytes } else { &payload }).unwrap_or_default();
-        if !frame.ends_block() {
-            block.parts.extend_from_slice(part);
-            return Ok(());
-        }
-        let mut parts = std::mem::take(&mut block.parts);
-        if !parts.is_empty() {
-            parts.extend_from_slice(part);
-        }
-        self.block = Block::default();
-        self.judge(&first, if parts.is_empty() { part } else { &parts })
+        Ok(())
     }
 
     /// Judges a whole header block by what has come of its stream before.

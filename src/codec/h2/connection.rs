@@ -1,5 +1,6 @@
 //! What the frames of a client's connection say, both ways, as `seam` lets them pass. Pure but for the clock.
 
+use super::assembly::{Assembly, TooLarge};
 use super::blocks::{BadTrailers, Blocks, Unreadable};
 use super::budget::{self, Budget};
 use super::frames::{self, FrameHead, Frames, Piece, Settings};
@@ -11,8 +12,6 @@ use tokio::time::Instant;
 
 /// "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" (RFC 9113 section 3.4), which the crate compares.
 pub(super) const PREFACE: usize = 24;
-/// A header block in its frames. The crate takes some 112 KiB in as many frames as it takes.
-pub(super) const BLOCK: usize = 128 * 1024;
 /// Streams that were begun and not yet taken or refused; the crate holds fewer.
 const BEGUN: usize = 1024;
 /// What was seen of a connection.
@@ -28,7 +27,11 @@ pub(super) struct Connection {
     idle: Budget,
     resets: Budget,
     blocks: Blocks,
-    block: Block,
+    block: Assembly,
+    /// The block begins a stream, and is not its trailers.
+    begins: bool,
+    /// Since when the block is open.
+    since: Option<Instant>,
     /// The highest stream that the client has begun.
     last: u32,
     begun: VecDeque<Begun>,
@@ -69,20 +72,6 @@ impl Streams {
     }
 }
 
-/// The header block that is being read.
-#[derive(Debug, Default)]
-struct Block {
-    /// The last frame of a block that is open. Other frames may not stand in it: they end the connection, and what they
-    /// bring does not matter.
-    frame: Option<FrameHead>,
-    /// Begins a stream, and is not its trailers.
-    begins: bool,
-    /// Of that frame, and of the frames before it; empty where all came in one piece.
-    payload: Vec<u8>,
-    parts: Vec<u8>,
-    since: Option<Instant>,
-}
-
 /// RST_STREAM and GOAWAY that we say.
 #[derive(Debug, Default)]
 struct Said {
@@ -106,7 +95,9 @@ impl Connection {
             idle: Budget::new(budget::IDLE_FRAMES),
             resets: Budget::new(budget::RESETS),
             blocks: Blocks::default(),
-            block: Block::default(),
+            block: Assembly::default(),
+            begins: false,
+            since: None,
             last: 0,
             begun: VecDeque::new(),
             taken: Streams::default(),
@@ -140,10 +131,7 @@ impl Connection {
                 return here;
             }
         }
-        self.block.since = match self.block.frame {
-            Some(_) => Some(self.block.since.unwrap_or_else(Instant::now)),
-            None => None,
-        };
+        self.since = self.block.first().map(|_| self.since.unwrap_or_else(Instant::now));
         bytes.len()
     }
 
@@ -168,18 +156,15 @@ impl Connection {
                 }
                 let taken = Taken { fragment: false, conduct: Conduct::watched() };
                 self.begun.push_back(Begun { stream: head.stream, taken });
-                self.block = Block { frame: Some(head), begins: true, ..Block::default() };
+                self.open(head, true);
             }
             frames::HEADERS => {
                 self.spend(&head)?;
-                self.block = Block { frame: Some(head), ..Block::default() };
+                self.open(head, false);
             }
             frames::CONTINUATION => {
                 self.spend(&head)?;
-                // One of another block, or of none, ends the connection when the crate reads it.
-                if self.block.frame.is_some_and(|frame| frame.stream == head.stream) {
-                    self.block.frame = Some(head);
-                }
+                self.block.go_on(head);
             }
             frames::RST_STREAM if !self.resets.spend(1) => return Err(Fault::Resets),
             frames::RST_STREAM => {
@@ -190,6 +175,11 @@ impl Connection {
             _ => self.spend(&head)?,
         }
         if head.length == 0 { self.payload(&[], true) } else { Ok(()) }
+    }
+
+    fn open(&mut self, head: FrameHead, begins: bool) {
+        self.block.begin(head);
+        (self.begins, self.since) = (begins, None);
     }
 
     fn spend(&mut self, head: &FrameHead) -> Result<(), Fault> {
@@ -203,37 +193,16 @@ impl Connection {
         {
             return Err(Fault::Window);
         }
-        let Some(frame) = self.block.frame else { return Ok(()) };
-        let block = &mut self.block;
-        if block.payload.len() + block.parts.len() + bytes.len() > BLOCK {
-            return Err(Fault::Block);
-        }
-        let whole = last && block.payload.is_empty();
-        if !whole {
-            block.payload.extend_from_slice(bytes);
-        }
-        if !last {
+        let Some(block) = self.block.add(bytes, last).map_err(|TooLarge| Fault::Block)? else {
             return Ok(());
-        }
-        let payload = std::mem::take(&mut block.payload);
-        // Padding that cannot be is for the crate to answer, which checks it before the block.
-        let part = frame.block_of(if whole { bytes } else { &payload }).unwrap_or_default();
-        if !frame.ends_block() {
-            block.parts.extend_from_slice(part);
-            return Ok(());
-        }
-        let mut parts = std::mem::take(&mut block.parts);
-        if !parts.is_empty() {
-            parts.extend_from_slice(part);
-        }
-        let whole = if parts.is_empty() { part } else { &parts };
-        if block.begins {
-            let found = self.blocks.has_fragment(whole).map_err(|Unreadable| Fault::Unreadable)?;
+        };
+        if self.begins {
+            let found = self.blocks.has_fragment(&block).map_err(|Unreadable| Fault::Unreadable)?;
             if let Some(begun) = self.begun.back_mut() {
                 begun.taken.fragment = found;
             }
         } else {
-            match self.blocks.trailers(whole).map_err(|Unreadable| Fault::Unreadable)? {
+            match self.blocks.trailers(&block).map_err(|Unreadable| Fault::Unreadable)? {
                 Some(BadTrailers::NoField) => return Err(Fault::Trailers),
                 Some(BadTrailers::Malformed) => {
                     self.note_block("malformed trailers");
@@ -241,13 +210,13 @@ impl Connection {
                 None => {}
             }
         }
-        self.block = Block::default();
+        self.block.close();
         Ok(())
     }
 
     /// Notes a breach with the stream whose trailers are being read.
     pub(super) fn note_block(&self, breach: &'static str) -> Noted {
-        let trailers = self.block.frame.filter(|_| !self.block.begins);
+        let trailers = self.block.first().filter(|_| !self.begins);
         match trailers.and_then(|frame| self.conduct(frame.stream)) {
             Some(conduct) => {
                 conduct.broke(breach);
@@ -316,7 +285,7 @@ impl Connection {
 
     /// Since when a head is under way whose end has not come.
     pub(super) fn head_since(&self) -> Option<Instant> {
-        self.block.since
+        self.since
     }
 
     /// Whether a GOAWAY of ours named an error.

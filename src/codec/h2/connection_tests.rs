@@ -121,7 +121,7 @@ async fn pm_14_a_fragment_is_told_with_its_stream_however_the_head_comes() {
             for bytes in continued(size).chunks(step) {
                 assert_eq!(state.read(bytes), bytes.len());
             }
-            assert!(state.block.since.is_none(), "the head is whole");
+            assert!(state.since.is_none(), "the head is whole");
             assert!(state.take(3).unwrap().fragment, "frames of {size}, reads of {step}");
             assert!(!state.take(1).unwrap().fragment);
             let again = frame(frames::HEADERS, 0x5, 5, &[0x82, 0x87, 0x80 | 62]);
@@ -134,14 +134,14 @@ async fn pm_14_a_fragment_is_told_with_its_stream_however_the_head_comes() {
 #[tokio::test(start_paused = true)]
 async fn ht_12_a_head_that_does_not_end_is_timed_from_its_first_byte() {
     let mut state = state();
-    assert!(state.block.since.is_none());
+    assert!(state.since.is_none());
     state.read(&frame(frames::HEADERS, 0, 1, &[0x82]));
-    let begun = state.block.since.unwrap();
+    let begun = state.since.unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;
     state.read(&frame(frames::CONTINUATION, 0, 1, &[0x87]));
-    assert_eq!(state.block.since, Some(begun));
+    assert_eq!(state.since, Some(begun));
     state.read(&frame(frames::CONTINUATION, 0x4, 1, &[0x84]));
-    assert!(state.block.since.is_none());
+    assert!(state.since.is_none());
 }
 
 #[tokio::test(start_paused = true)]
