@@ -183,6 +183,15 @@ impl Gate {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
+    /// Stops it until SIGCONT. The signal takes a moment to reach a thread that runs on another processor.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let status = format!("/proc/{}/status", self.pid());
+        let stopped =
+            || std::fs::read_to_string(&status).is_ok_and(|text| text.contains("State:\tT")).then_some(());
+        assert!(wait_until(PATIENCE, stopped).is_some(), "the daemon does not stop");
+    }
+
     /// `kill -9`, and waits until it is gone. Its helper and its rules are left alone.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

@@ -52,7 +52,7 @@ fn by_23_a_daemon_that_is_stopped_lets_nothing_out_and_goes_on_where_it_was() {
     let bed = forwarding();
     let mut open = bed.https(PUB1, "api.good.test").unwrap();
     assert_eq!(open.ask(get("api.good.test", "/before")).unwrap().status, 200);
-    bed.gate.signal(Signal::SIGSTOP);
+    bed.gate.stop();
     let mark = bed.mark();
     open.send(get("api.good.test", "/while-stopped"));
     let mut waiting = bed.tcp(PUB1, 80);

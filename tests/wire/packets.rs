@@ -282,7 +282,7 @@ fn by_27_a_connection_that_the_kernel_has_forgotten_is_closed() {
     let bed = open(P10);
     bed.control();
     let mark = bed.mark();
-    bed.gate.signal(Signal::SIGSTOP);
+    bed.gate.stop();
     let mut clear = bed.tcp(PUB1, 80);
     let mut secure = bed.tcp(PUB1_V6, 443);
     // A last packet of the handshake that came later would be remembered again.

@@ -56,7 +56,7 @@ fn the_watchdog_is_fed_while_the_daemon_works_and_not_while_it_hangs() {
     for _ in 0..3 {
         assert!(ear.hear("WATCHDOG=1", SOON).is_some());
     }
-    bed.gate.signal(Signal::SIGSTOP);
+    bed.gate.stop();
     ear.forget();
     assert!(ear.hear("WATCHDOG=1", Duration::from_millis(1200)).is_none(), "a stopped daemon feeds it");
     bed.gate.signal(Signal::SIGCONT);

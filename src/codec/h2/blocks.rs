@@ -219,7 +219,7 @@ impl Blocks {
                 if let Some(trailers) = &mut found.trailers {
                     trailers.name(&text, kind)?;
                 }
-                (text.length()?, kind)
+                (if kept { text.length()? } else { 0 }, kind)
             }
             1..=61 => {
                 let length = STATIC_NAMES.get(index - 1).copied().ok_or(Unreadable)?;

@@ -78,6 +78,31 @@ const fn symbols() -> [u16; 257] {
     sorted
 }
 
+/// By the next eight bits: the symbol whose code they begin with, and how many of them that is; no bits where the code is
+/// longer. Most of what fields hold has such short codes.
+const SHORT: [(u8, u32); 256] = short();
+
+#[expect(clippy::indexing_slicing, reason = "computed when it is compiled")]
+const fn short() -> [(u8, u32); 256] {
+    let mut short = [(0, 0); 256];
+    let mut next = 0;
+    while next < short.len() {
+        let window = (next as u32) << 24;
+        let mut at = 0;
+        while ROWS[at].bits <= 8 {
+            let row = ROWS[at];
+            if (window as u64) < row.limit {
+                let place = row.place + ((window >> (32 - row.bits)) - row.first);
+                short[next] = (SYMBOLS[place as usize] as u8, row.bits);
+                break;
+            }
+            at += 1;
+        }
+        next += 1;
+    }
+    short
+}
+
 /// The bytes do not decode: the end of a string inside it, or padding that is none.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Undecodable;
@@ -95,6 +120,13 @@ pub(super) fn decode(encoded: &[u8], mut each: impl FnMut(u8)) -> Result<(), Und
         }
         if have == 0 {
             return Ok(());
+        }
+        let (symbol, bits) = SHORT.get((window >> 56) as usize).copied().unwrap_or_default();
+        if bits > 0 && bits <= have {
+            each(symbol);
+            window <<= bits;
+            have -= bits;
+            continue;
         }
         let next = (window >> 32) as u32;
         let row = ROWS.iter().find(|row| u64::from(next) < row.limit);
