@@ -271,7 +271,7 @@ mod cases {
         let mut text = String::new();
         for i in 0..3000 {
             text += &format!(
-                "\"node_modules/p{i}\": {{\"version\": \"1.{i}.0\", \"resolved\": \"https://registry.npmjs.org/p{i}/-/p{i}-1.0.tgz\", \"integrity\": \"sha512-{}\"}},\n",
+                "\"node_modules/p{i}\": {{\"version\": \"1.{i}.0\", \"resolved\": \"https://node.packages.example/p{i}/-/p{i}-1.0.tgz\", \"integrity\": \"sha512-{}\"}},\n",
                 BASE64_STANDARD.encode(random.bytes(64))
             );
             text += &format!("checksum = \"{}\"\n", hex(&random.bytes(32)));
