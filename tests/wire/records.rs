@@ -225,11 +225,9 @@ fn tl_22_what_comes_behind_a_goodbye_is_not_read() {
     let mut session = open(&bed);
     session.say(DATA, get("api.good.test", "/before")).say(ALERT, CLOSE_NOTIFY);
     let said = session.say(DATA, BEHIND).rest();
-    assert_eq!(
-        (asked_behind(&bed), said.end),
-        (0, End::Closed),
-        "whether or not the first was still answered"
-    );
+    assert_eq!(asked_behind(&bed), 0, "whether or not the first was still answered");
+    // What came behind and was not read makes the kernel reset the connection.
+    assert!(matches!(said.end, End::Closed | End::Reset), "{:?}", said.end);
     bed.control();
 }
 
