@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// credentials; after a reload it is another rule. A proxy whose setting changed is another proxy.
 #[derive(Clone)]
 pub(super) struct Key {
-    /// Of all that follows but the proxy; made once, since an exchange looks its place up several times.
+    /// Of client, host, port and rule; made once, since an exchange looks its place up several times.
     hash: u64,
     client: ClientId,
     host: Host,
