@@ -178,6 +178,21 @@ mod tests {
     }
 
     #[test]
+    fn ht_04_what_was_left_out_is_told_of_every_place() {
+        macro_rules! from_each {
+            ($($place:literal)*) => {
+                $(for _ in 0..21 { tracing::warn!(target: concat!("place", $place), "a peer's"); })*
+            };
+        }
+        let sites = Arc::<Sites>::default();
+        let text = log_of(LevelFilter::INFO, false, sites.clone(), || {
+            from_each!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25);
+            sites.tell();
+        });
+        assert_eq!(text.lines().filter(|line| line.contains("lines were left out")).count(), 25);
+    }
+
+    #[test]
     fn a_peer_cannot_write_lines_of_its_own_into_the_log() {
         let text =
             log(LevelFilter::INFO, false, || tracing::info!("name {}", "a\r\nERROR forged\u{1b}[2J\u{2028}"));

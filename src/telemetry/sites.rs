@@ -17,6 +17,8 @@ const LINES: u32 = 20;
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
 /// Whose lines have no bound.
 const OPERATOR: &str = "outgate::daemon";
+/// What is told of the places is one line each, however many they are.
+const OWN: &str = module_path!();
 
 /// The places that have written. There are no more than the program has.
 #[derive(Default)]
@@ -32,7 +34,7 @@ struct Site {
 impl Sites {
     /// Whether a line of this place may be written now.
     fn admits(&self, meta: &'static Metadata<'static>, now: Instant) -> bool {
-        if *meta.level() > Level::INFO || meta.target().starts_with(OPERATOR) {
+        if *meta.level() > Level::INFO || meta.target().starts_with(OPERATOR) || meta.target() == OWN {
             return true;
         }
         let mut sites = self.lock();
