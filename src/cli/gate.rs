@@ -4,6 +4,7 @@ use super::{ConfigFile, USAGE, executable, first, out, verdict};
 use crate::config::{Config, Mode};
 use crate::daemon::{self, Start};
 use crate::policy::{LoadOptions, Snapshot};
+use crate::rt::runtime;
 use crate::secrets::Environment;
 use crate::steer::live::{self, Live};
 use crate::steer::{self, Tables};
@@ -66,11 +67,7 @@ pub(super) fn run(
     logs::init(log, log_json)?;
     let doors = daemon::handed(&config)?;
     let prepared = daemon::prepare(Start { config, environment, executable: executable()?, doors })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("outgate")
-        .build()
-        .context("the runtime could not be started")?;
+    let runtime = runtime().context("the runtime could not be started")?;
     runtime.block_on(daemon::run(prepared))?;
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)

@@ -14,6 +14,7 @@ use crate::codec::{Body, Pace, Recorded};
 use crate::dns::Leases;
 use crate::pipeline::{self, Asked, Flow, Interims, Outcome, Rejected, Reply, Switched};
 use crate::policy::{Reason, Refusal};
+use crate::rt::boxed;
 use crate::tls::Records;
 use bytes::BytesMut;
 use http::{StatusCode, Version};
@@ -115,7 +116,7 @@ async fn serve<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         match idle.next_head(gate, &mut connection.reader).await {
             Next::Head(head) => {
                 // Boxed for the time of the exchange, so that an idle connection stays small.
-                let turn = Box::pin(claimed_turn(gate, connection, head, service)).await;
+                let turn = boxed(|| claimed_turn(gate, connection, head, service)).await;
                 match turn {
                     Some(kept) => connection = kept,
                     None => return,

@@ -26,6 +26,7 @@ mod terminal;
 
 use crate::config::{self, Config};
 use crate::daemon::{self, Start};
+use crate::rt::runtime;
 use crate::secrets::Environment;
 use crate::telemetry::logs;
 use crate::tls::{bundle, to_pem, trusted};
@@ -147,11 +148,7 @@ fn attempt(options: &Options) -> anyhow::Result<u8> {
     )?;
     // The threads of the runtime inherit it: from here on signals are passed on instead of ending us.
     jail::hold_signals()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("outgate")
-        .build()
-        .context("the runtime could not be started")?;
+    let runtime = runtime().context("the runtime could not be started")?;
     let (over, watch) = jail.watch()?;
     let over = async {
         let _ = over.await;

@@ -10,6 +10,7 @@ use crate::codec::h2::{Fault, Noted, Received, RefusedStream, Watch, Watched};
 use crate::codec::{Body, Pace, Paced};
 use crate::pipeline::{self, Rejected};
 use crate::policy::{Reason, Refusal};
+use crate::rt::boxed;
 use crate::tls::Records;
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
@@ -94,7 +95,7 @@ impl Driver {
         };
         let offered = Offered { claimed: claimed.request, body, leftover, wanted, conduct };
         // Boxed: it is moved several times on its way into a task.
-        let answer = Box::pin(stream::answer(self.service.clone(), offered, respond, busy));
+        let answer = boxed(|| stream::answer(self.service.clone(), offered, respond, busy));
         self.gate.tasks.spawn("stream", answer);
     }
 
