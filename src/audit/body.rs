@@ -28,9 +28,22 @@ impl<'o> Body<'o> {
         out.extend_from_slice(b"\"time\":\"");
         clock::write_time(out, SystemTime::now());
         out.push(b'"');
-        let mut body = Self { out, altered: Vec::new() };
+        let mut body = Self::go_on(out);
         body.word("kind", Some(kind));
         body
+    }
+
+    /// More fields behind those that `out` has.
+    pub(super) fn go_on(out: &'o mut Vec<u8>) -> Self {
+        Self { out, altered: Vec::new() }
+    }
+
+    pub(super) fn into_altered(self) -> Vec<&'static str> {
+        self.altered
+    }
+
+    pub(super) fn altered(&mut self, fields: &[&'static str]) {
+        self.altered.extend_from_slice(fields);
     }
 
     pub(super) fn finish(self) {

@@ -8,6 +8,7 @@
 mod body;
 mod chain;
 mod clock;
+mod origin;
 mod outlet;
 mod queue;
 mod record;
@@ -16,6 +17,7 @@ mod verify;
 mod writer;
 
 pub use chain::SCHEMA_VERSION;
+pub use origin::Origin;
 pub use record::{Decision, Dns, End, Event, Finding, FlowId, WebSocket};
 pub use text::{TEXT_LIMIT, Text};
 pub use verify::{Problem, Report, verify};

@@ -4,8 +4,9 @@
 //! left out of the line.
 
 use super::body::Body;
+use super::origin::Origin;
 use super::text::{Text, mask_target, mask_userinfo};
-use crate::base::{Door, Scheme};
+use crate::base::Scheme;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -38,15 +39,11 @@ pub struct Decision<'a> {
     pub detail: Option<Text<'a>>,
     /// The version of the policy that decided.
     pub policy: &'a str,
-    pub client: Option<&'a str>,
-    pub source: Option<SocketAddr>,
-    pub door: Door,
+    pub origin: &'a Origin,
     /// What the client speaks: `http/1.1`, `h2`, `tls`, `tcp`, `udp`.
     pub proto: Option<&'static str>,
-    pub orig_dst: Option<SocketAddr>,
     /// The client went to an address that its name does not (or no longer) lead to.
     pub dst_mismatch: bool,
-    pub sni: Option<Text<'a>>,
     pub scheme: Option<Scheme>,
     /// Canonical where it has a canonical form; userinfo is masked.
     pub authority: Option<Text<'a>>,
@@ -66,13 +63,9 @@ impl Default for Decision<'_> {
             rule: None,
             detail: None,
             policy: "",
-            client: None,
-            source: None,
-            door: Door::Transparent,
+            origin: Origin::UNKNOWN,
             proto: None,
-            orig_dst: None,
             dst_mismatch: false,
-            sni: None,
             scheme: None,
             authority: None,
             method: None,
@@ -157,15 +150,11 @@ impl Decision<'_> {
         body.text("rule", self.rule.map(Text::from));
         body.text("detail", self.detail);
         body.text("policy", Some(Text::from(self.policy)));
-        body.text("client", self.client.map(Text::from));
-        body.address("source", self.source);
-        body.word("door", Some(self.door.as_str()));
+        self.origin.write(&mut body);
         body.word("proto", self.proto);
-        body.address("orig_dst", self.orig_dst);
         if self.dst_mismatch {
             body.raw(b",\"dst_mismatch\":true");
         }
-        body.text("sni", self.sni);
         body.word("scheme", self.scheme.map(Scheme::as_str));
         body.masked("authority", self.authority.map(|t| mask_userinfo(t.0)));
         body.text("method", self.method);
@@ -217,6 +206,7 @@ impl Event<'_> {
 mod tests {
     use super::super::body::{LIST_LIMIT, push_digits};
     use super::*;
+    use crate::base::Door;
     use serde_json::{Value, json};
 
     fn parse(write: impl FnOnce(&mut Vec<u8>)) -> Value {
@@ -237,13 +227,11 @@ mod tests {
             verdict: "allow",
             rule: Some("read"),
             policy: "ab12",
-            client: Some("agent"),
-            source: Some("192.168.128.2:40000".parse().unwrap()),
-            door: Door::Explicit,
+            origin: &Origin::new(Some("agent"), "192.168.128.2:40000".parse().unwrap(), Door::Explicit)
+                .to("[2001:db8::1]:443".parse().ok())
+                .greeting(Some("api.good.test".into())),
             proto: Some("h2"),
-            orig_dst: Some("[2001:db8::1]:443".parse().unwrap()),
             dst_mismatch: true,
-            sni: Some("api.good.test".into()),
             scheme: Some(Scheme::Https),
             authority: Some("u:p@api.good.test".into()),
             method: Some("GET".into()),
@@ -265,7 +253,10 @@ mod tests {
             ("kind", json!("decision")),
             ("id", json!("f-000017-2")),
             ("verdict", json!("allow")),
+            ("client", json!("agent")),
             ("source", json!("192.168.128.2:40000")),
+            ("door", json!("explicit")),
+            ("sni", json!("api.good.test")),
             ("orig_dst", json!("[2001:db8::1]:443")),
             ("dst_mismatch", json!(true)),
             ("authority", json!("*@api.good.test")),
@@ -302,9 +293,10 @@ mod tests {
             [b"\r\n{\"v\":1}\"\\\0\x1b[0m\xff\xe2\x80\xa8".repeat(4000), b"\"".to_vec(), Vec::new()]
         {
             let text = Some(Text::from(hostile.as_slice()));
+            let source = "192.0.2.1:1".parse().unwrap();
             let decision = Decision {
                 detail: text,
-                sni: text,
+                origin: &Origin::new(None, source, Door::Dns).greeting(text),
                 authority: text,
                 method: text,
                 path: text,

@@ -1,6 +1,6 @@
 //! The QUIC responder's seam: the policy knows its clients, the log records who was turned away.
 
-use crate::audit::{self, FlowId, Text};
+use crate::audit::{self, FlowId, Origin, Text};
 use crate::base::{Door, Ingress};
 use crate::flow::Gate;
 use crate::policy::Reason;
@@ -41,9 +41,7 @@ impl Judge for QuicJudge {
             reason: Some(reason.as_str()),
             detail: Some(Text::from(detail)),
             policy: snapshot.version(),
-            client: name.as_deref(),
-            source: Some(source),
-            door: Door::Quic,
+            origin: &Origin::new(name.as_deref(), source, Door::Quic),
             proto: Some("udp"),
             ..audit::Decision::default()
         };

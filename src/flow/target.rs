@@ -3,14 +3,14 @@
 
 use super::registry::{FlowInfo, Ticket};
 use super::{Gate, refuse};
-use crate::audit::{Decision, FlowId, Text};
+use crate::audit::{Decision, FlowId, Origin, Text};
 use crate::base::{Door, OriginalDst};
 use crate::net::{self, Accepted, OriginalDstError};
 use crate::pipeline::Flow;
 use crate::policy::{Reason, Refusal, Snapshot};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tokio::net::TcpStream;
 
@@ -100,6 +100,7 @@ async fn identify(
         door,
         orig_dst: target,
         sni: None,
+        origin: OnceLock::new(),
     };
     Some(Identified { stream: accepted.stream, flow, ticket })
 }
@@ -120,10 +121,8 @@ async fn turn_away(
         reason: Some(refusal.reason.as_str()),
         detail: Some(Text::from(&refusal.detail)),
         policy: snapshot.version(),
-        source: Some(accepted.client.0),
-        door,
+        origin: &Origin::new(None, accepted.client.0, door).to(target.map(|t| t.0)),
         proto: Some("tcp"),
-        orig_dst: target.map(|t| t.0),
         ..Decision::default()
     };
     gate.shared.metrics.decision(door, "deny", Some(refusal.reason.as_str()));

@@ -2,10 +2,9 @@
 //! bytes counted into the end record.
 
 use super::ending::{Ending, REDACTED, counted_down};
-use super::judge::Prepared;
 use super::{Flow, Reply, Standing, Stop, Switched, credentials, hooks, messages, scan};
 use crate::codec::{Body, BodyError};
-use crate::policy::{Reason, Rule};
+use crate::policy::{Permit, Reason, Rule};
 use crate::secrets::{Redaction, Redactor};
 use crate::upstream::Answer;
 use bytes::Bytes;
@@ -41,15 +40,15 @@ pub(super) fn relay(
     answer: Answer,
     ending: &Arc<Ending>,
 ) -> Result<Reply, Stop> {
-    let prepared = &standing.prepared;
+    let permit = &standing.permit;
     let Answer { response, stated_length, switched, .. } = answer;
     let (mut parts, body) = response.into_parts();
-    let rule = prepared.permit.rule();
+    let rule = permit.rule();
     if parts.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         return Err(Stop::new(Reason::UpstreamProtocol, "the origin answered as a proxy (407)"));
     }
     if switched.is_some() {
-        accepted(prepared, &parts.headers)?;
+        accepted(permit, &parts.headers)?;
     } else if parts.status.is_informational() {
         return Err(Stop::new(
             Reason::UpstreamProtocol,
@@ -58,14 +57,14 @@ pub(super) fn relay(
     }
     clean(rule, &mut parts.headers);
     // Before the script: it may tell what it sees.
-    let body = redacted(flow, prepared, &mut parts.headers, body, ending)?;
-    hooks::on_response(flow, prepared, parts.status, &mut parts.headers)?;
-    let body = scan::inbound(flow, prepared, &parts.headers, body, ending)?;
+    let body = redacted(flow, permit, &mut parts.headers, body, ending)?;
+    hooks::on_response(flow, permit, parts.status, &mut parts.headers)?;
+    let body = scan::inbound(flow, permit, &parts.headers, body, ending)?;
     ending.status(parts.status);
     if let Some((ahead, wire)) = switched {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        let (up, down) = messages::inspectors(flow, &standing.prepared, ending);
+        let (up, down) = messages::inspectors(flow, permit, ending);
         let switched = Box::new(Switched { ahead, wire, ending: ending.clone(), standing, up, down });
         let response = Response::from_parts(parts, Body::Empty);
         return Ok(Reply { response, stated_length: None, close: true, switched: Some(switched) });
@@ -76,19 +75,15 @@ pub(super) fn relay(
 
 /// An interim answer as the client may have it: treated as the head of an answer is, and with no word of a body. `None`
 /// where the rule's script or inbound DLP would have to judge it: they judge the answer, and nothing goes past them.
-pub(super) fn interim(
-    prepared: &Prepared,
-    mut interim: Response<()>,
-    ending: &Ending,
-) -> Option<Response<()>> {
-    let rule = prepared.permit.rule();
+pub(super) fn interim(permit: &Permit, mut interim: Response<()>, ending: &Ending) -> Option<Response<()>> {
+    let rule = permit.rule();
     if rule.script().is_some_and(|script| script.has_response()) || !rule.dlp().inbound.is_empty() {
         return None;
     }
     let headers = interim.headers_mut();
     clean(rule, headers);
     headers.remove(header::CONTENT_LENGTH);
-    if let Some(redactor) = redactor(prepared) {
+    if let Some(redactor) = redactor(permit) {
         mask(redactor, headers, ending);
     }
     Some(interim)
@@ -122,10 +117,10 @@ pub(super) fn clean_trailers(rule: &Rule, trailers: &mut HeaderMap) {
 
 /// The handshake's answer proves that the origin understood it, and agrees to nothing that was not offered (RFC 6455
 /// section 4.1). Extensions never are.
-fn accepted(prepared: &Prepared, headers: &HeaderMap) -> Result<(), Stop> {
+fn accepted(permit: &Permit, headers: &HeaderMap) -> Result<(), Stop> {
     use base64::Engine;
     let wrong = || Stop::new(Reason::UpstreamProtocol, "the origin's WebSocket handshake is not valid");
-    let key = prepared.permit.request().headers().get(header::SEC_WEBSOCKET_KEY).ok_or_else(wrong)?;
+    let key = permit.request().headers().get(header::SEC_WEBSOCKET_KEY).ok_or_else(wrong)?;
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key.as_bytes());
     hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
@@ -145,7 +140,7 @@ fn accepted(prepared: &Prepared, headers: &HeaderMap) -> Result<(), Stop> {
     }
     let chosen = only(headers, &header::SEC_WEBSOCKET_PROTOCOL).ok_or_else(wrong)?;
     let mut offered =
-        prepared.permit.request().headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().flat_map(tokens);
+        permit.request().headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().flat_map(tokens);
     if offered.any(|offer| offer == chosen.as_bytes()) { Ok(()) } else { Err(wrong()) }
 }
 
@@ -160,8 +155,8 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 }
 
 /// What masks the credentials that were put into this request; `None` where none were.
-fn redactor(prepared: &Prepared) -> Option<&Redactor> {
-    credentials::carries_credentials(&prepared.permit).then(|| prepared.permit.snapshot().redactor())
+fn redactor(permit: &Permit) -> Option<&Redactor> {
+    credentials::carries_credentials(permit).then(|| permit.snapshot().redactor())
 }
 
 fn mask(redactor: &Redactor, headers: &mut HeaderMap, ending: &Ending) {
@@ -175,12 +170,12 @@ fn mask(redactor: &Redactor, headers: &mut HeaderMap, ending: &Ending) {
 
 fn redacted(
     flow: &Flow,
-    prepared: &Prepared,
+    permit: &Permit,
     headers: &mut HeaderMap,
     body: Body,
     ending: &Arc<Ending>,
 ) -> Result<Body, Stop> {
-    let Some(redactor) = redactor(prepared) else { return Ok(body) };
+    let Some(redactor) = redactor(permit) else { return Ok(body) };
     mask(redactor, headers, ending);
     if body.is_end_stream() {
         return Ok(body);

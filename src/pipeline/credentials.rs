@@ -1,12 +1,11 @@
 //! The last step before sending: credentials go in, on a type that nothing after can read.
 
 use super::Stop;
-use super::judge::Prepared;
 use crate::base::Scheme;
 use crate::codec::Body;
 use crate::policy::{Permit, Reason};
 use crate::secrets;
-use crate::upstream::UpstreamRequest;
+use crate::upstream::{Place, UpstreamRequest};
 use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, HeaderValue, IF_RANGE, RANGE};
 use std::sync::Arc;
@@ -17,8 +16,7 @@ pub(super) fn carries_credentials(permit: &Permit) -> bool {
     !permit.observed() && (!edits.inject.is_empty() || !edits.swap.is_empty())
 }
 
-pub(super) fn into_request(prepared: &Prepared, body: Body) -> Result<Box<UpstreamRequest>, Stop> {
-    let permit = &prepared.permit;
+pub(super) fn into_request(permit: &Permit, place: Place, body: Body) -> Result<Box<UpstreamRequest>, Stop> {
     let request = permit.request();
     let mut headers = request.shared_headers();
     if carries_credentials(permit) {
@@ -39,7 +37,7 @@ pub(super) fn into_request(prepared: &Prepared, body: Body) -> Result<Box<Upstre
     left_over(permit, &headers)?;
     let target = request.path_and_query().clone();
     let (method, websocket) = (request.method().clone(), request.websocket());
-    Ok(Box::new(UpstreamRequest::new(permit.dial(), method, target, headers, body, websocket)))
+    Ok(Box::new(UpstreamRequest::new(place, method, target, headers, body, websocket)))
 }
 
 fn swap(permit: &Permit, headers: &mut HeaderMap) -> Result<(), Stop> {

@@ -253,7 +253,7 @@ impl Down {
     fn cleaned(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
         match (frame.into_trailers(), &self.standing) {
             (Ok(mut trailers), Some(standing)) => {
-                clean_trailers(standing.prepared.permit.rule(), &mut trailers);
+                clean_trailers(standing.permit.rule(), &mut trailers);
                 Frame::trailers(trailers)
             }
             (Ok(trailers), None) => Frame::trailers(trailers),

@@ -1,7 +1,7 @@
 //! Where a rule's script is asked. A script can only narrow; an error, a limit or anything that is no decision is a
 //! deny; what it changes is judged again.
 
-use super::judge::{Prepared, malformed};
+use super::judge::malformed;
 use super::{Flow, Stop};
 use crate::base::{Host, Scheme};
 use crate::policy::{Change, Permit, Reason, Refusal, Rule, TunnelPermit};
@@ -61,11 +61,10 @@ pub fn on_tunnel(flow: &Flow, permit: &TunnelPermit) -> Result<(), Refusal> {
 /// Asks `response`; it may change fields of the head.
 pub(super) fn on_response(
     flow: &Flow,
-    prepared: &Prepared,
+    permit: &Permit,
     status: StatusCode,
     headers: &mut HeaderMap,
 ) -> Result<(), Stop> {
-    let permit = &prepared.permit;
     let Some(script) = permit.rule().script().filter(|script| script.has_response()) else { return Ok(()) };
     let view = ResponseView { status, headers: headers.clone() };
     let ruling = script.response(request_view(flow, permit), view);

@@ -4,21 +4,17 @@
 use super::{Asked, Facts, Flow, Stop, hooks, overrides, record, scan};
 use crate::base::{Host, Proto};
 use crate::policy::{CanonicalRequest, Malformed, Permit, Reason, Refusal, Snapshot};
-use crate::upstream::UpstreamError;
+use crate::upstream::{Place, UpstreamError};
 use std::sync::Arc;
 
-/// A request that passed every step before its record.
-pub(super) struct Prepared {
-    pub(super) permit: Box<Permit>,
-}
-
+/// Gives a request that passed every step before its record, and where it goes.
 pub(super) async fn prepare(
     flow: &Flow,
     snapshot: &Arc<Snapshot>,
     asked: Box<Asked>,
     length: Option<u64>,
     facts: &mut Facts,
-) -> Result<Prepared, Stop> {
+) -> Result<(Box<Permit>, Place), Stop> {
     let Asked { scheme, host, port, method, target, headers, proto, .. } = *asked;
     let request =
         CanonicalRequest::new(scheme, host, port, method, &target, headers).map_err(|m| malformed(&m))?;
@@ -32,9 +28,10 @@ pub(super) async fn prepare(
     scan::head(&permit, facts)?;
     scan::length(&permit, length)?;
     misplaced(snapshot, &permit)?;
-    blocked(flow, snapshot, &permit, facts).await?;
+    let place = flow.shared.upstream.place(permit.dial());
+    blocked(flow, snapshot, (&permit, &place), facts).await?;
     overrides::in_query(&permit, facts);
-    Ok(Prepared { permit: Box::new(permit) })
+    Ok((Box::new(permit), place))
 }
 
 /// Refuses a literal address of the gate, whatever the rules say.
@@ -85,13 +82,17 @@ fn misplaced(snapshot: &Snapshot, permit: &Permit) -> Result<(), Stop> {
 
 /// Refuses where the name leads only to addresses that the guard never passes, while a refusal is still a decision.
 /// The guard is asked again at the moment of dialling.
-async fn blocked(flow: &Flow, snapshot: &Arc<Snapshot>, permit: &Permit, facts: &Facts) -> Result<(), Stop> {
-    let right = permit.dial();
-    if flow.shared.upstream.holds(&right) {
+async fn blocked(
+    flow: &Flow,
+    snapshot: &Arc<Snapshot>,
+    (permit, place): (&Permit, &Place),
+    facts: &Facts,
+) -> Result<(), Stop> {
+    if flow.shared.upstream.holds(place) {
         return Ok(());
     }
     let undecided = Undecided { flow, snapshot, facts, decided: false };
-    let guarded = flow.shared.upstream.guard(&right).await;
+    let guarded = flow.shared.upstream.guard(place.right()).await;
     undecided.over();
     match guarded {
         Err(error @ UpstreamError::Blocked(_)) => {

@@ -3,11 +3,10 @@
 //! I/O. A message streams through; it is held whole only where the rule's script has the hook `message`.
 
 use super::ending::{Ending, REDACTED};
-use super::judge::Prepared;
 use super::{Flow, Stop, credentials, hooks};
 use crate::codec::ws::{Kind, code};
 use crate::dlp::{self, Coding, Detectors, Limits, Selection};
-use crate::policy::{OnMatch, Reason, Rule};
+use crate::policy::{OnMatch, Permit, Reason, Rule};
 use crate::script::{MessageView, Script, Way};
 use crate::secrets::{Redaction, Redactor};
 use bytes::{Bytes, BytesMut};
@@ -63,8 +62,7 @@ pub struct Stopped {
 }
 
 /// From the client, and to it.
-pub(super) fn inspectors(flow: &Flow, prepared: &Prepared, ending: &Arc<Ending>) -> (Inspector, Inspector) {
-    let permit = &prepared.permit;
+pub(super) fn inspectors(flow: &Flow, permit: &Permit, ending: &Arc<Ending>) -> (Inspector, Inspector) {
     let dlp = permit.rule().dlp();
     let one = |way, selection, redactor| Inspector {
         way,

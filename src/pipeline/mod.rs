@@ -26,7 +26,7 @@ pub use record::{Facts, decide, refuse};
 pub use settings::Settings;
 pub use standing::Standing;
 
-use crate::audit::{FlowId, Log};
+use crate::audit::{FlowId, Log, Origin, Text};
 use crate::base::{Door, Host, HostName, Ingress, Proto, Scheme};
 use crate::codec::{Body, BodyError, Conduct};
 use crate::policy::{ClientId, Reason, Refusal, Refused, Snapshot};
@@ -38,8 +38,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body as _;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// What every exchange of every flow uses.
 pub struct Shared {
@@ -66,6 +66,8 @@ pub struct Flow {
     pub door: Door,
     pub orig_dst: Option<SocketAddr>,
     pub sni: Option<HostName>,
+    /// Made by the first record.
+    pub origin: OnceLock<Origin>,
 }
 
 impl Flow {
@@ -80,6 +82,13 @@ impl Flow {
                 Reason::UnknownClient,
                 "after a reload this connection belongs to no client, or another",
             )
+        })
+    }
+
+    fn origin(&self) -> &Origin {
+        self.origin.get_or_init(|| {
+            let sni = self.sni.as_ref().map(|name| Text::from(name.as_str()));
+            Origin::new(Some(&self.client_name), self.source, self.door).to(self.orig_dst).greeting(sni)
         })
     }
 
@@ -171,7 +180,8 @@ pub async fn exchange(flow: &Arc<Flow>, asked: Box<Asked>, body: Body, interims:
     let snapshot = flow.shared.snapshot.load_full();
     let proto = asked.proto;
     let mut facts = Facts::of(&asked);
-    let prepared = match judge::prepare(flow, &snapshot, asked, body.size_hint().exact(), &mut facts).await {
+    let prepared = judge::prepare(flow, &snapshot, asked, body.size_hint().exact(), &mut facts).await;
+    let (permit, place) = match prepared {
         Ok(prepared) => prepared,
         Err(stop) => return Box::pin(refused(flow, &snapshot, facts, stop, !body.is_end_stream())).await,
     };
@@ -179,23 +189,23 @@ pub async fn exchange(flow: &Arc<Flow>, asked: Box<Asked>, body: Body, interims:
         let stop = Stop::new(Reason::BadFraming, breach);
         return Box::pin(refused(flow, &snapshot, facts, stop, !body.is_end_stream())).await;
     }
-    let ending = match record::allow(flow, &snapshot, &facts, &prepared).await {
+    let ending = match record::allow(flow, &snapshot, &facts, &permit).await {
         Ok(ending) => ending,
         Err(stop) => return Page::of(&stop, &facts).reply(!body.is_end_stream()),
     };
-    let upload = scan::outbound(flow, &prepared, body, &ending);
+    let upload = scan::outbound(flow, &permit, body, &ending);
     let upload = match upload {
         Ok(upload) => upload,
         Err(stop) => return fail(&ending, &facts, stop, None),
     };
     let scan::Upload { body, findings } = upload;
-    let request = match credentials::into_request(&prepared, body) {
+    let request = match credentials::into_request(&permit, place, body) {
         Ok(request) => request,
         Err(stop) => return fail(&ending, &facts, stop, None),
     };
-    let standing = Box::new(Standing::new(flow, prepared));
+    let standing = Box::new(Standing::new(flow, permit));
     let mut pass = |interim| {
-        if let Some(interim) = answer::interim(&standing.prepared, interim, &ending) {
+        if let Some(interim) = answer::interim(&standing.permit, interim, &ending) {
             interims.put(interim);
         }
     };

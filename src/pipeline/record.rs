@@ -1,12 +1,11 @@
 //! The decision record of an exchange: what was asked, what was decided. Written before anything goes upstream.
 
-use super::judge::Prepared;
 use super::overrides::METHOD_OVERRIDE;
 use super::{Asked, Ending, Flow, Form, Rejected, Stop};
 use crate::audit::{Decision, Finding, FlowId, Text};
 use crate::base::Scheme;
 use crate::codec::Conduct;
-use crate::policy::{Reason, Refusal, Snapshot};
+use crate::policy::{Permit, Reason, Refusal, Snapshot};
 use http::Method;
 use std::sync::Arc;
 
@@ -72,10 +71,9 @@ pub(super) async fn allow(
     flow: &Flow,
     snapshot: &Arc<Snapshot>,
     facts: &Facts,
-    prepared: &Prepared,
+    permit: &Permit,
 ) -> Result<Arc<Ending>, Stop> {
     let id = flow.next_id();
-    let permit = &prepared.permit;
     let is_dlp = facts.findings.iter().any(|(detector, ..)| detector != METHOD_OVERRIDE);
     let (verdict, reason) = match (permit.observed(), is_dlp) {
         (true, _) => ("observe", Some(Reason::WouldDeny)),
@@ -173,13 +171,9 @@ fn write(
         rule: entry.rule,
         detail: entry.detail.map(Text::from),
         policy: snapshot.version(),
-        client: Some(&flow.client_name),
-        source: Some(flow.source),
-        door: flow.door,
+        origin: flow.origin(),
         proto: facts.proto,
-        orig_dst: flow.orig_dst,
         dst_mismatch: facts.dst_mismatch,
-        sni: flow.sni.as_ref().map(|name| Text::from(name.as_str())),
         scheme: facts.scheme,
         authority: some(&facts.authority),
         method: facts.method.as_ref().map(|method| Text::from(method.as_str())),

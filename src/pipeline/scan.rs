@@ -2,7 +2,6 @@
 //! held back.
 
 use super::ending::Ending;
-use super::judge::Prepared;
 use super::{Facts, Flow, Stop, overrides};
 use crate::codec::{Body, BodyError};
 use crate::dlp::{self, Coding, Finding, Limits, Selection};
@@ -110,16 +109,16 @@ impl Findings {
 
 pub(super) fn outbound(
     flow: &Flow,
-    prepared: &Prepared,
+    permit: &Permit,
     body: Body,
     ending: &Arc<Ending>,
 ) -> Result<Upload, Stop> {
     if body.is_end_stream() {
         return Ok(Upload { body: Body::Empty, findings: None });
     }
-    let body = overrides::in_body(&prepared.permit, body, ending);
+    let body = overrides::in_body(permit, body, ending);
     let findings = Findings::default();
-    let dlp = prepared.permit.rule().dlp();
+    let dlp = permit.rule().dlp();
     let way = Way {
         selection: dlp.outbound,
         name: "body",
@@ -128,18 +127,18 @@ pub(super) fn outbound(
         findings: findings.clone(),
         ending: ending.clone(),
     };
-    let body = wrap(flow, &prepared.permit, prepared.permit.request().headers(), body, way)?;
+    let body = wrap(flow, permit, permit.request().headers(), body, way)?;
     Ok(Upload { body, findings: Some(findings) })
 }
 
 pub(super) fn inbound(
     flow: &Flow,
-    prepared: &Prepared,
+    permit: &Permit,
     headers: &HeaderMap,
     body: Body,
     ending: &Arc<Ending>,
 ) -> Result<Body, Stop> {
-    let dlp = prepared.permit.rule().dlp();
+    let dlp = permit.rule().dlp();
     if dlp.inbound.is_empty() || body.is_end_stream() {
         return Ok(body);
     }
@@ -151,7 +150,7 @@ pub(super) fn inbound(
         findings: Findings::default(),
         ending: ending.clone(),
     };
-    wrap(flow, &prepared.permit, headers, body, way).map_err(|stop| {
+    wrap(flow, permit, headers, body, way).map_err(|stop| {
         Stop::new(Reason::UpstreamProtocol, stop.refusal.detail.replace("the body", "the answer"))
     })
 }

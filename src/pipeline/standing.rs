@@ -2,9 +2,8 @@
 //! way, an answer that streams and a WebSocket are judged again, once under each new policy; and a daemon that stops ends
 //! them when its patience does.
 
-use super::judge::Prepared;
 use super::{Flow, Stop};
-use crate::policy::{Reason, Snapshot};
+use crate::policy::{Permit, Reason, Snapshot};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,15 +12,15 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// A request that was let through, whose it is, and the policy under which that was last found right.
 pub struct Standing {
-    pub(super) prepared: Prepared,
+    pub(super) permit: Box<Permit>,
     flow: Arc<Flow>,
     /// A later one than the permit's own.
     judged: Option<Arc<Snapshot>>,
 }
 
 impl Standing {
-    pub(super) fn new(flow: &Arc<Flow>, prepared: Prepared) -> Self {
-        Self { flow: flow.clone(), judged: None, prepared }
+    pub(super) fn new(flow: &Arc<Flow>, permit: Box<Permit>) -> Self {
+        Self { flow: flow.clone(), judged: None, permit }
     }
 
     /// Ends when it may not go on, and says why.
@@ -45,7 +44,7 @@ impl Standing {
     }
 
     fn judged(&self) -> &Arc<Snapshot> {
-        self.judged.as_ref().unwrap_or(self.prepared.permit.snapshot())
+        self.judged.as_ref().unwrap_or(self.permit.snapshot())
     }
 
     /// The policy under which it was found right, where that is another one than the last.
@@ -58,7 +57,7 @@ impl Standing {
             return Ok(None);
         }
         let now = shared.snapshot.load_full();
-        let request = self.prepared.permit.request();
+        let request = self.permit.request();
         let client = self.flow.client_in(&now);
         let holds = client.is_ok_and(|client| now.judge_request(client, request.clone()).is_ok());
         if holds { Ok(Some(now)) } else { Err(Reason::Reload) }

@@ -3,7 +3,7 @@
 
 use super::dial::{Dialled, Reached};
 use super::interim::Interims;
-use super::pool::{Key, Pool};
+use super::pool::{Place, Pool};
 use super::wire::{Fault, refused};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest, Wire};
 use crate::codec::h1::{
@@ -50,7 +50,6 @@ pub(super) async fn exchange(
     connection: Connection,
     request: &mut UpstreamRequest,
     upstream: &Upstream,
-    key: &Key,
     interims: &mut Interims<'_>,
 ) -> Result<Answer, UpstreamError> {
     let Connection { mut reader, writer, reached, fault, mut clock, reused } = connection;
@@ -102,7 +101,7 @@ pub(super) async fn exchange(
         upstream.tasks.spawn("upload", finish_upload(upload, drain));
     }
     let connection = Parts { reader, writer: writer.or(finished).filter(|_| !is_last), reached, clock };
-    Ok(into_answer(head, connection, &request.method, upstream, key))
+    Ok(into_answer(head, connection, request, upstream))
 }
 
 /// An upload that outlives the head of its answer; its connection is not used again.
@@ -192,7 +191,7 @@ struct Parts {
     clock: Pin<Box<Sleep>>,
 }
 
-fn into_answer(head: ResponseHead, parts: Parts, method: &Method, upstream: &Upstream, key: &Key) -> Answer {
+fn into_answer(head: ResponseHead, parts: Parts, request: &UpstreamRequest, upstream: &Upstream) -> Answer {
     let Parts { mut reader, writer, reached, clock } = parts;
     let ResponseHead { status, headers, framing, stated_length, persistence } = head;
     let mut response = Response::new(Body::Empty);
@@ -212,14 +211,14 @@ fn into_answer(head: ResponseHead, parts: Parts, method: &Method, upstream: &Ups
         });
         return answer;
     }
-    if *method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
+    if request.method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
         answer.stated_length = stated_length;
     }
     let home = (persistence == Persistence::KeepAlive && framing != Framing::UntilClose)
         .then(|| {
             writer.map(|writer| Home {
                 pool: upstream.pool.clone(),
-                key: key.clone(),
+                place: request.place.clone(),
                 writer,
                 reached,
                 clock,
@@ -248,7 +247,7 @@ fn into_answer(head: ResponseHead, parts: Parts, method: &Method, upstream: &Ups
 /// Where a connection goes after its answer was read to the end.
 struct Home {
     pool: Arc<Pool>,
-    key: Key,
+    place: Place,
     writer: WriteHalf<Wire>,
     reached: Reached,
     clock: Pin<Box<Sleep>>,
@@ -256,12 +255,12 @@ struct Home {
 
 impl Home {
     fn take_back(self, reader: Reader<ReadHalf<Wire>>) {
-        let Self { pool, key, writer, reached, clock } = self;
+        let Self { pool, place, writer, reached, clock } = self;
         let fault = Fault::default();
         let mut connection = Connection { reader, writer, reached, fault, clock, reused: true };
         // Bytes behind the answer belong to no request of ours: such a connection is not used again.
         if connection.is_quiet() {
-            pool.put_h1(&key, connection);
+            pool.put_h1(&place, connection);
         }
     }
 }

@@ -174,7 +174,7 @@ fn check(fields: &HeaderMap, limits: &HeadLimits) -> Result<(), UpstreamError> {
 /// The message in HTTP/2's form. What may be sent once more stays in `request` as well.
 fn message(request: &mut UpstreamRequest) -> Result<Request<()>, UpstreamError> {
     let authority = request.authority();
-    let scheme = if request.right.scheme() == Scheme::Https { "https" } else { "http" };
+    let scheme = if request.place.right().scheme() == Scheme::Https { "https" } else { "http" };
     let uri = Uri::builder()
         .scheme(scheme)
         .authority(&*authority)

@@ -17,6 +17,7 @@ pub use chain::ProxyError;
 pub use dial::{Opened, Reached};
 pub use error::UpstreamError;
 pub use interim::OnInterim;
+pub use pool::Place;
 pub use proxy::{
     Bypass, BypassError, Proxy, ProxyKind, ProxyLoadError, ProxySettings, ProxyUrl, ProxyUrlError,
 };
@@ -31,7 +32,7 @@ use crate::policy::{DialRight, TunnelPermit};
 use crate::rt::Tasks;
 use arc_swap::ArcSwapOption;
 use interim::Interims;
-use pool::{Key, Pool};
+use pool::Pool;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -79,8 +80,9 @@ impl Upstream {
         self.proxy.load_full()
     }
 
-    fn key(&self, right: &DialRight) -> Key {
-        self.pool.key(right, self.proxy.load_full())
+    /// Where a request with this right goes, by the way of this moment.
+    pub fn place(&self, right: DialRight) -> Place {
+        self.pool.place(right, self.proxy.load_full())
     }
 
     /// Sends one judged request and waits for the head of its answer. `client` is the protocol the client speaks,
@@ -95,18 +97,18 @@ impl Upstream {
         on_interim: OnInterim<'_>,
     ) -> Result<Answer, UpstreamError> {
         let mut interims = Interims::new(on_interim, self.settings.head.bytes);
-        let key = self.key(&request.right);
-        let wants_h1 = client == Proto::H1 || request.websocket || request.right.scheme() == Scheme::Http;
+        let scheme = request.place.right().scheme();
+        let wants_h1 = client == Proto::H1 || request.websocket || scheme == Scheme::Http;
         let pooled = if wants_h1 {
-            self.reuse_h1(&key, &mut request, &mut interims).await
+            self.reuse_h1(&mut request, &mut interims).await
         } else {
-            self.reuse_h2(&key, &mut request, &mut interims).await
+            self.reuse_h2(&mut request, &mut interims).await
         };
         let answered = match pooled {
             Some(answered) => answered,
             // Boxed: most requests find a connection and should not carry the state of a handshake around.
-            None if wants_h1 => Box::pin(self.fresh_h1(&key, &mut request, &mut interims)).await,
-            None => Box::pin(self.fresh_h2(&key, &mut request, &mut interims)).await,
+            None if wants_h1 => Box::pin(self.fresh_h1(&mut request, &mut interims)).await,
+            None => Box::pin(self.fresh_h2(&mut request, &mut interims)).await,
         };
         answered.map_err(|error| match error {
             UpstreamError::Stale => UpstreamError::Closed,
@@ -117,24 +119,22 @@ impl Upstream {
     /// Over an idle connection, where one is held. `None`: the request needs a fresh one.
     async fn reuse_h1(
         &self,
-        key: &Key,
         request: &mut UpstreamRequest,
         interims: &mut Interims<'_>,
     ) -> Option<Result<Answer, UpstreamError>> {
-        let held = self.pool.take_h1(key)?;
+        let held = self.pool.take_h1(&request.place)?;
         let repeatable = request.is_repeatable();
-        let answered = h1::exchange(held, request, self, key, interims).await;
+        let answered = h1::exchange(held, request, self, interims).await;
         unless_stale(answered, repeatable && !interims.any())
     }
 
     /// As [`Self::reuse_h1`].
     async fn reuse_h2(
         &self,
-        key: &Key,
         request: &mut UpstreamRequest,
         interims: &mut Interims<'_>,
     ) -> Option<Result<Answer, UpstreamError>> {
-        let cell = self.pool.h2_cell(key);
+        let cell = self.pool.h2_cell(&request.place);
         let held = ready(&cell).await?;
         let repeatable = request.is_repeatable();
         let answered = h2::exchange(held.clone(), request, self, interims).await;
@@ -146,35 +146,33 @@ impl Upstream {
 
     async fn fresh_h1(
         &self,
-        key: &Key,
         request: &mut UpstreamRequest,
         interims: &mut Interims<'_>,
     ) -> Result<Answer, UpstreamError> {
-        let cell = self.pool.h2_cell(key);
+        let cell = self.pool.h2_cell(&request.place);
         if !cell.is_only(Proto::H2) {
-            match self.dialler.connect(&request.right, key.proxy(), &[Proto::H1]).await {
+            match self.connect(&request.place, &[Proto::H1]).await {
                 Ok(dialled) => {
-                    return h1::exchange(h1::Connection::new(dialled), request, self, key, interims).await;
+                    return h1::exchange(h1::Connection::new(dialled), request, self, interims).await;
                 }
                 Err(UpstreamError::NoCommonProtocol) if !request.websocket => cell.found_only(Proto::H2),
                 Err(error) => return Err(error),
             }
         }
-        match self.reuse_h2(key, request, interims).await {
+        match self.reuse_h2(request, interims).await {
             Some(answered) => answered,
-            None => self.fresh_h2(key, request, interims).await,
+            None => self.fresh_h2(request, interims).await,
         }
     }
 
     async fn fresh_h2(
         &self,
-        key: &Key,
         request: &mut UpstreamRequest,
         interims: &mut Interims<'_>,
     ) -> Result<Answer, UpstreamError> {
-        let cell = self.pool.h2_cell(key);
+        let cell = self.pool.h2_cell(&request.place);
         let turn = if cell.is_only(Proto::H1) {
-            if let Some(answered) = self.reuse_h1(key, request, interims).await {
+            if let Some(answered) = self.reuse_h1(request, interims).await {
                 return answered;
             }
             None
@@ -188,16 +186,20 @@ impl Upstream {
             drop(turn);
             return h2::exchange(held, request, self, interims).await;
         }
-        let dialled = self.dialler.connect(&request.right, key.proxy(), &[Proto::H2, Proto::H1]).await?;
+        let dialled = self.connect(&request.place, &[Proto::H2, Proto::H1]).await?;
         if dialled.proto == Proto::H1 {
             cell.found_only(Proto::H1);
             drop(turn);
-            return h1::exchange(h1::Connection::new(dialled), request, self, key, interims).await;
+            return h1::exchange(h1::Connection::new(dialled), request, self, interims).await;
         }
         let connection = h2::Connection::open(dialled, self).await?;
         cell.add(connection.clone());
         drop(turn);
         h2::exchange(connection, request, self, interims).await
+    }
+
+    async fn connect(&self, place: &Place, protos: &[Proto]) -> Result<dial::Dialled, UpstreamError> {
+        self.dialler.connect(place.right(), place.proxy(), protos).await
     }
 
     /// Opens a connection for bytes that are relayed unread.
@@ -211,15 +213,15 @@ impl Upstream {
         self.dialler.is_own(address)
     }
 
-    /// Whether a connection for this right is open: then there is nothing to dial.
-    pub fn holds(&self, right: &DialRight) -> bool {
-        self.pool.holds(&self.key(right))
+    /// Whether a connection to this place is open: then there is nothing to dial.
+    pub fn holds(&self, place: &Place) -> bool {
+        self.pool.holds(place)
     }
 
     /// Fails where a right leads only to addresses that the guard refuses.
     pub async fn guard(&self, right: &DialRight) -> Result<(), UpstreamError> {
-        let key = self.key(right);
-        Box::pin(self.dialler.check(right, key.proxy())).await
+        let proxy = self.proxy.load_full();
+        Box::pin(self.dialler.check(right, proxy.as_ref())).await
     }
 
     /// Closes what has been idle for too long; run by a task of its own until the process ends.

@@ -2,56 +2,58 @@
 
 use super::proxy::Proxy;
 use super::{Settings, h1, h2};
-use crate::base::{Host, Proto, Scheme};
-use crate::policy::{ClientId, DialRight, Rule};
+use crate::base::Proto;
+use crate::policy::DialRight;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Two exchanges may share a connection only when all of this is equal. The rule stands for its TLS trust and its
-/// credentials; after a reload it is another rule. A proxy whose setting changed is another proxy.
+/// Where a request goes, for whom, by which rule and which way. Two exchanges may share a connection only when all of
+/// this is equal. The rule stands for its TLS trust and its credentials; after a reload it is another rule. A proxy whose
+/// setting changed is another proxy.
 #[derive(Clone)]
-pub(super) struct Key {
+pub struct Place {
     /// Of client, host, port and rule; made once, since an exchange looks its place up several times.
     hash: u64,
-    client: ClientId,
-    host: Host,
-    port: u16,
-    scheme: Scheme,
-    rule: Arc<Rule>,
+    right: DialRight,
     proxy: Option<Arc<Proxy>>,
 }
 
-impl Key {
-    /// The way that connections of this key take.
+impl Place {
+    pub fn right(&self) -> &DialRight {
+        &self.right
+    }
+
+    /// The way that its connections take.
     pub(super) fn proxy(&self) -> Option<&Arc<Proxy>> {
         self.proxy.as_ref()
     }
 }
 
-impl PartialEq for Key {
+impl PartialEq for Place {
     fn eq(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.right, &other.right);
         self.hash == other.hash
-            && self.client == other.client
-            && self.port == other.port
-            && self.scheme == other.scheme
-            && Arc::ptr_eq(&self.rule, &other.rule)
+            && ours.client() == theirs.client()
+            && ours.port() == theirs.port()
+            && ours.scheme() == theirs.scheme()
+            && Arc::ptr_eq(ours.rule(), theirs.rule())
             && self.proxy.as_ref().map(Arc::as_ptr) == other.proxy.as_ref().map(Arc::as_ptr)
-            && self.host == other.host
+            && ours.host() == theirs.host()
     }
 }
 
-impl Eq for Key {}
+impl Eq for Place {}
 
-impl Hash for Key {
+impl Hash for Place {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
     }
 }
 
-/// Passes on the hash that a key holds.
+/// Passes on the hash that a place holds.
 #[derive(Default)]
 struct Held(u64);
 
@@ -60,7 +62,7 @@ impl Hasher for Held {
         self.0 = hash;
     }
 
-    /// Keys write nothing else.
+    /// Places write nothing else.
     fn write(&mut self, _: &[u8]) {}
 
     fn finish(&self) -> u64 {
@@ -68,7 +70,7 @@ impl Hasher for Held {
     }
 }
 
-type Places = HashMap<Key, Entry, BuildHasherDefault<Held>>;
+type Places = HashMap<Place, Entry, BuildHasherDefault<Held>>;
 
 /// Locks are held for a map look-up each, and flows to different places rarely share one.
 const SHARDS: usize = 16;
@@ -88,7 +90,7 @@ struct Entry {
     h2: Option<Arc<H2Cell>>,
 }
 
-/// The HTTP/2 connections of a key, and whose turn it is to open another.
+/// The HTTP/2 connections of a place, and whose turn it is to open another.
 #[derive(Default)]
 pub(super) struct H2Cell {
     held: Mutex<Vec<(h2::Connection, Instant)>>,
@@ -141,31 +143,24 @@ impl Pool {
         }
     }
 
-    pub(super) fn key(&self, right: &DialRight, proxy: Option<Arc<Proxy>>) -> Key {
-        let (client, host, port, rule) = (right.client(), right.host(), right.port(), right.rule());
-        Key {
-            hash: self.hasher.hash_one((client, host, port, Arc::as_ptr(rule) as usize)),
-            client,
-            host: host.clone(),
-            port,
-            scheme: right.scheme(),
-            rule: rule.clone(),
-            proxy,
-        }
+    pub(super) fn place(&self, right: DialRight, proxy: Option<Arc<Proxy>>) -> Place {
+        let rule = Arc::as_ptr(right.rule()) as usize;
+        let hash = self.hasher.hash_one((right.client(), right.host(), right.port(), rule));
+        Place { hash, right, proxy }
     }
 
-    /// Whether a connection for this key is open.
-    pub(super) fn holds(&self, key: &Key) -> bool {
-        let shard = self.shard(key);
-        shard.get(key).is_some_and(|entry| {
+    /// Whether a connection to this place is open.
+    pub(super) fn holds(&self, place: &Place) -> bool {
+        let shard = self.shard(place);
+        shard.get(place).is_some_and(|entry| {
             !entry.h1.is_empty() || entry.h2.as_ref().is_some_and(|cell| cell.current().is_some())
         })
     }
 
     /// The connection used last that is still quiet: neither closed nor with bytes that nobody asked for.
-    pub(super) fn take_h1(&self, key: &Key) -> Option<h1::Connection> {
+    pub(super) fn take_h1(&self, place: &Place) -> Option<h1::Connection> {
         loop {
-            let (mut connection, since) = self.shard(key).get_mut(key)?.h1.pop()?;
+            let (mut connection, since) = self.shard(place).get_mut(place)?.h1.pop()?;
             self.idle.fetch_sub(1, Ordering::Relaxed);
             if since.elapsed() < self.idle_for && connection.is_quiet() {
                 return Some(connection);
@@ -173,14 +168,14 @@ impl Pool {
         }
     }
 
-    pub(super) fn put_h1(&self, key: &Key, connection: h1::Connection) {
+    pub(super) fn put_h1(&self, place: &Place, connection: h1::Connection) {
         if self.idle.load(Ordering::Relaxed) >= self.total {
             return;
         }
-        let mut shard = self.shard(key);
-        let entry = match shard.get_mut(key) {
+        let mut shard = self.shard(place);
+        let entry = match shard.get_mut(place) {
             Some(entry) => entry,
-            None => shard.entry(key.clone()).or_default(),
+            None => shard.entry(place.clone()).or_default(),
         };
         if entry.h1.len() < self.per_key {
             entry.h1.push((connection, Instant::now()));
@@ -188,12 +183,12 @@ impl Pool {
         }
     }
 
-    pub(super) fn h2_cell(&self, key: &Key) -> Arc<H2Cell> {
-        let mut shard = self.shard(key);
-        if let Some(cell) = shard.get(key).and_then(|entry| entry.h2.clone()) {
+    pub(super) fn h2_cell(&self, place: &Place) -> Arc<H2Cell> {
+        let mut shard = self.shard(place);
+        if let Some(cell) = shard.get(place).and_then(|entry| entry.h2.clone()) {
             return cell;
         }
-        shard.entry(key.clone()).or_default().h2.get_or_insert_default().clone()
+        shard.entry(place.clone()).or_default().h2.get_or_insert_default().clone()
     }
 
     /// Drops what has been idle too long, and entries that hold nothing.
@@ -228,9 +223,9 @@ impl Pool {
         self.idle.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, key: &Key) -> MutexGuard<'_, Places> {
+    fn shard(&self, place: &Place) -> MutexGuard<'_, Places> {
         // The map takes its buckets from the low bits and its tags from the highest.
-        let at = (key.hash >> 32) as usize % SHARDS;
+        let at = (place.hash >> 32) as usize % SHARDS;
         let [first, ..] = &self.shards;
         lock(self.shards.get(at).unwrap_or(first))
     }

@@ -1,10 +1,9 @@
 //! What is sent upstream and what comes back. The request is a type that scripts, DLP and records cannot read: it is
 //! made last, when credentials have been put in.
 
-use super::Wire;
 use super::dial::Reached;
+use super::{Place, Wire};
 use crate::codec::Body;
-use crate::policy::DialRight;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Response, Version};
@@ -12,7 +11,7 @@ use std::sync::Arc;
 
 /// One request with its credentials. Prints nothing of itself.
 pub struct UpstreamRequest {
-    pub(super) right: DialRight,
+    pub(super) place: Place,
     pub(super) method: Method,
     pub(super) target: PathAndQuery,
     pub(super) headers: Arc<HeaderMap>,
@@ -23,14 +22,14 @@ pub struct UpstreamRequest {
 impl UpstreamRequest {
     /// `target` is the path and query in origin form; `headers` hold neither Host nor framing nor hop-by-hop fields.
     pub fn new(
-        right: DialRight,
+        place: Place,
         method: Method,
         target: PathAndQuery,
         headers: Arc<HeaderMap>,
         body: Body,
         websocket: bool,
     ) -> Self {
-        Self { right, method, target, headers, body, websocket }
+        Self { place, method, target, headers, body, websocket }
     }
 
     /// May be sent once more: a method that is safe to repeat, and no body.
@@ -40,13 +39,14 @@ impl UpstreamRequest {
 
     /// The Host that is sent; as [`crate::base::Host::authority`].
     pub(super) fn authority(&self) -> Arc<str> {
-        self.right.host().authority(self.right.scheme(), self.right.port())
+        let right = self.place.right();
+        right.host().authority(right.scheme(), right.port())
     }
 }
 
 impl std::fmt::Debug for UpstreamRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UpstreamRequest").field("right", &self.right).finish_non_exhaustive()
+        f.debug_struct("UpstreamRequest").field("right", self.place.right()).finish_non_exhaustive()
     }
 }
 
