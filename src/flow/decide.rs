@@ -128,7 +128,7 @@ fn tls(mut bound: Bound, opening: Box<Opening>) -> Decided {
     }
     let sni = match opening.hello.sni.clone() {
         Sni::Name(name) => {
-            bound.flow.sni = Some(name.clone());
+            bound.flow.greeted(name.clone());
             Some(Host::Name(name))
         }
         Sni::Address(address) => Some(Host::Ip(address.to_canonical())),

@@ -65,8 +65,8 @@ pub struct Flow {
     pub source: SocketAddr,
     pub door: Door,
     pub orig_dst: Option<SocketAddr>,
-    pub sni: Option<HostName>,
-    /// Made by the first record.
+    pub(crate) sni: Option<HostName>,
+    /// Made by the first record, and again by the first after a ClientHello.
     pub origin: OnceLock<Origin>,
 }
 
@@ -83,6 +83,12 @@ impl Flow {
                 "after a reload this connection belongs to no client, or another",
             )
         })
+    }
+
+    /// From here on the connection's records tell this name of its ClientHello.
+    pub fn greeted(&mut self, name: HostName) {
+        self.sni = Some(name);
+        self.origin.take();
     }
 
     fn origin(&self) -> &Origin {

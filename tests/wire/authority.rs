@@ -304,3 +304,20 @@ fn fr_23_other_upgrades_and_capsules_open_nothing() {
         }
     }
 }
+
+#[test]
+fn a_record_tells_the_sni_also_where_the_connection_had_records_before_its_hello() {
+    let bed = Bed::new(P1);
+    let mut wire = bed.explicit();
+    let mark = bed.mark();
+    let before = wire.ask("GET http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n").unwrap();
+    assert_eq!(before.status, 403);
+    wire.send("CONNECT api.good.test:443 HTTP/1.1\r\nHost: api.good.test:443\r\n\r\n");
+    assert_eq!(wire.head().unwrap().status, 200);
+    let mut inside = wire.secure(&bed.tls("api.good.test")).unwrap();
+    assert_eq!(inside.ask(get("api.good.test", "/")).unwrap().status, 200);
+    let taps = bed.since(mark, 2);
+    let told: Vec<_> =
+        taps.decisions.iter().map(|decision| (decision.text("verdict"), decision.text("sni"))).collect();
+    assert_eq!(told, [("deny", ""), ("allow", "api.good.test")]);
+}
