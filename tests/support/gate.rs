@@ -31,8 +31,8 @@ pub struct Setup {
     /// Further sections of `outgate.toml`.
     pub sections: String,
     pub environment: Vec<(&'static str, String)>,
-    /// How many descriptors the daemon may have open.
-    pub descriptors: Option<u32>,
+    /// A command that becomes the daemon, without the daemon's own words: `prlimit` or `taskset` with their arguments.
+    pub through: &'static [&'static str],
     /// Connections come to the transparent door by TPROXY.
     pub tproxy: bool,
     /// The kernel of the gate carries packets, so that only the fence stands between the agent and the internet.
@@ -94,29 +94,23 @@ impl Gate {
     /// Writes the files and starts the daemon; returns when it says that it is ready.
     pub fn start(namespace: &Namespace, dir: &Path, setup: &Setup) -> Self {
         write_files(dir, setup);
-        match setup.descriptors {
-            None => Self::run(namespace, dir, &setup.environment),
-            most => Self::execute(namespace, dir, &setup.environment, most),
-        }
+        Self::execute(namespace, dir, &setup.environment, setup.through)
     }
 
     /// Starts the daemon on the files that are there.
     pub fn run(namespace: &Namespace, dir: &Path, environment: &[(&'static str, String)]) -> Self {
-        Self::execute(namespace, dir, environment, None)
+        Self::execute(namespace, dir, environment, &[])
     }
 
     fn execute(
         namespace: &Namespace,
         dir: &Path,
         environment: &[(&'static str, String)],
-        descriptors: Option<u32>,
+        through: &[&str],
     ) -> Self {
-        let program = env!("CARGO_BIN_EXE_outgate");
-        let mut command = Command::new(if descriptors.is_some() { "prlimit" } else { program });
-        if let Some(most) = descriptors {
-            command.arg(format!("--nofile={most}:{most}")).arg(program);
-        }
-        command.args(["run", "-c"]).arg(dir.join("outgate.toml")).envs(environment.iter().cloned());
+        let mut words = through.iter().copied().chain([env!("CARGO_BIN_EXE_outgate"), "run", "-c"]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).arg(dir.join("outgate.toml")).envs(environment.iter().cloned());
         let gate = Self::launch(namespace, dir, command);
         gate.wait_for_words("outgate is ready");
         gate

@@ -173,7 +173,11 @@ fn cpu(bed: &Bed) -> Duration {
 
 #[test]
 fn rs_07_without_descriptors_accepting_pauses_says_so_once_and_recovers() {
-    let bed = Bed::with(&Setup { policy: P1.into(), descriptors: Some(128), ..Setup::default() });
+    let bed = Bed::with(&Setup {
+        policy: P1.into(),
+        through: &["prlimit", "--nofile=128:128"],
+        ..Setup::default()
+    });
     undisturbed(&bed);
     let crowd: Vec<TcpStream> = (0..300).filter_map(|_| bed.try_tcp(PUB1, 443).ok()).collect();
     assert!(crowd.len() >= 250, "the kernel holds the others: {}", crowd.len());
@@ -325,6 +329,27 @@ fn rs_17_a_body_over_its_cap_is_413_and_never_a_whole_message_upstream() {
         assert!(request.body.lock().unwrap().is_none(), "upstream understood a whole message");
     }
     assert!(!taps.upstream_text().ends_with("0\r\n\r\n"));
+}
+
+#[test]
+fn rs_19_on_one_cpu_one_thread_does_all_of_the_mix() {
+    // Whichever this machine has: the first of those that the test itself may use.
+    const ONE: &str = "exec taskset -c $(taskset -cp $$ | sed 's/.*: //; s/[,-].*//') \"$@\"";
+    let bed = Bed::with(&Setup { policy: P1.into(), through: &["sh", "-c", ONE, "sh"], ..Setup::default() });
+    let status = std::fs::read_to_string(format!("/proc/{}/status", bed.gate.pid())).unwrap();
+    let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+    assert!(cpus.parse::<u32>().is_ok(), "one CPU: {cpus}");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let bed = &bed;
+            scope.spawn(move || {
+                for n in thread * 40..(thread + 1) * 40 {
+                    assert!(one_of_the_mix(bed, n), "request {n}");
+                }
+            });
+        }
+    });
+    undisturbed(&bed);
 }
 
 /// How long and how large the last two are; `tools/soak` says more.
