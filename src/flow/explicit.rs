@@ -14,6 +14,7 @@ use crate::codec::Body;
 use crate::codec::h1::{Framing, Reader, encode_response, head_buffer, write_head};
 use crate::pipeline::{self, Asked, Facts, Flow, Interims, Rejected, Reply};
 use crate::policy::{Reason, Refusal};
+use crate::rt::boxed;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
 use std::sync::Arc;
@@ -48,8 +49,7 @@ pub(super) async fn serve(gate: &Arc<Gate>, identified: Identified) {
         // (Python's `http.client`) would take what its origin says behind it for the answer of the next origin.
         let (flow, interims) = (flow.clone(), &Interims::new(false));
         let answer = |claimed, body| answer(flow, claimed, body, interims);
-        let turn = h1::turn(gate, connection, shape, claimed, interims, answer);
-        match Box::pin(turn).await {
+        match boxed(|| h1::turn(gate, connection, shape, claimed, interims, answer)).await {
             Some(kept) => connection = kept,
             None => return,
         }

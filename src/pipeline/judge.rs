@@ -92,7 +92,7 @@ async fn blocked(
         return Ok(());
     }
     let undecided = Undecided { flow, snapshot, facts, decided: false };
-    let guarded = flow.shared.upstream.guard(place.right()).await;
+    let guarded = flow.shared.upstream.guard(place).await;
     undecided.over();
     match guarded {
         Err(error @ UpstreamError::Blocked(_)) => {

@@ -218,10 +218,9 @@ impl Upstream {
         self.pool.holds(place)
     }
 
-    /// Fails where a right leads only to addresses that the guard refuses.
-    pub async fn guard(&self, right: &DialRight) -> Result<(), UpstreamError> {
-        let proxy = self.proxy.load_full();
-        Box::pin(self.dialler.check(right, proxy.as_ref())).await
+    /// Fails where a place has only addresses that the guard refuses.
+    pub async fn guard(&self, place: &Place) -> Result<(), UpstreamError> {
+        Box::pin(self.dialler.check(place.right(), place.proxy())).await
     }
 
     /// Closes what has been idle for too long; run by a task of its own until the process ends.

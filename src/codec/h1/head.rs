@@ -160,7 +160,7 @@ fn fields(
     if parsed.len() > limits.fields {
         return Err(HeadError::TooLarge);
     }
-    let mut headers = HeaderMap::with_capacity(parsed.len() + 4);
+    let mut headers = HeaderMap::with_capacity(parsed.len() + 2);
     for field in parsed {
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| HeadError::Syntax("a header name holds a byte it must not"))?;
