@@ -122,8 +122,11 @@ pub async fn run_until(prepared: Prepared, over: impl Future<Output = &'static s
     let reaping = gate.clone();
     tasks.spawn("reaper", until(tasks.drain_signal(), async move { reaping.shared.upstream.reap().await }));
     tasks.spawn("log", until(tasks.drain_signal(), crate::telemetry::logs::tell_what_is_left_out()));
-    let counting = gate.clone();
-    let memory = crate::rt::memory::give_back(move || counting.registry.open());
+    let (counting, remembering) = (gate.clone(), gate.clone());
+    let memory = crate::rt::memory::give_back(
+        move || counting.registry.open(),
+        move || remembering.registry.most_open(),
+    );
     tasks.spawn("memory", until(tasks.drain_signal(), memory));
     if config.watches_policies {
         watch_policies(&config, &tasks, &reloader);

@@ -19,6 +19,8 @@ pub struct Registry {
 struct Open {
     flows: HashMap<u64, FlowInfo>,
     of_client: HashMap<Arc<str>, usize>,
+    /// As many as there were at once since somebody last asked.
+    most: usize,
 }
 
 /// What `outgate flows ls` shows of an open flow.
@@ -67,6 +69,7 @@ impl Registry {
         }
         *count += 1;
         open.flows.insert(number, info);
+        open.most = open.most.max(open.flows.len());
         Some(Ticket { registry: self.clone(), number })
     }
 
@@ -78,6 +81,13 @@ impl Registry {
 
     pub fn open(&self) -> usize {
         self.lock().flows.len()
+    }
+
+    /// How many were open at once since this was last asked.
+    pub fn most_open(&self) -> usize {
+        let mut open = self.lock();
+        let now = open.flows.len();
+        std::mem::replace(&mut open.most, now)
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -132,5 +142,14 @@ mod tests {
         drop(held);
         assert!(registry.enter(info(&registry, "a"), 1, 10).is_some());
         assert_eq!(registry.open(), 0);
+    }
+
+    #[test]
+    fn a_crowd_that_came_and_went_between_two_looks_is_seen() {
+        let registry = Arc::new(Registry::default());
+        let crowd: Vec<_> = (0..3).map(|_| registry.enter(info(&registry, "a"), 9, 9)).collect();
+        drop(crowd);
+        let _one = registry.enter(info(&registry, "a"), 9, 9);
+        assert_eq!((registry.most_open(), registry.most_open()), (3, 1));
     }
 }

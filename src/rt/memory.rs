@@ -9,13 +9,14 @@ const LOOK: Duration = Duration::from_secs(1);
 /// So many fewer than there were (some megabytes) are worth the milliseconds that it takes.
 const FEWER: usize = 256;
 
-/// Runs until the process ends. `open` tells how many connections there are.
-pub async fn give_back(open: impl Fn() -> usize + Send) {
+/// Runs until the process ends. `open` tells how many connections there are, `most_open` how many there were at once since
+/// it was last asked: a crowd may come and go between two looks.
+pub async fn give_back(open: impl Fn() -> usize + Send, most_open: impl Fn() -> usize + Send) {
     let mut most = 0;
     loop {
         tokio::time::sleep(LOOK).await;
+        most = most.max(most_open());
         let now = open();
-        most = most.max(now);
         if now + FEWER <= most {
             trim();
             most = now;
