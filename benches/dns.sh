@@ -41,7 +41,7 @@ dnsmasq --no-daemon --conf-file=/dev/null --no-resolv --no-hosts --listen-addres
 taskset -c 0 "$outgate" run -c "$dir/outgate.toml" 2> "$dir/outgate.log" &
 gate=$!
 for _ in $(seq 100); do
-    if grep -q "outgate is ready" "$dir/outgate.log"; then break; fi
+    if grep -qs "outgate is ready" "$dir/outgate.log"; then break; fi
     sleep 0.1
 done
 grep -q "outgate is ready" "$dir/outgate.log" || { cat "$dir/outgate.log"; exit 1; }
@@ -57,3 +57,5 @@ awk -v ticks=$((after - before)) -v hz="$(getconf CLK_TCK)" -v n="$done" -v seco
     cpu = ticks / hz
     printf "  CPU of the gate: %.2f s of %s s, %.2f us a question, so %d a second and core\n", cpu, seconds, cpu * 1e6 / n, n / cpu }'
 grep -c '"kind":"decision"' "$dir/audit.jsonl" | sed 's/^/  decision records: /'
+kill -TERM "$gate"
+wait "$gate"
