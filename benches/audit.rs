@@ -5,7 +5,7 @@
 //! commit before.
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
-use outgate::audit::{Decision, End, FlowId, Log, Origin, Settings, Sink};
+use outgate::audit::{Asker, Decision, End, FlowId, Log, Settings, Sink};
 use outgate::base::{Door, Scheme};
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ async fn run(flows: u64, settings: Settings) {
 async fn exchanges(log: Log, flow: u64, flows: u64) {
     let address = "93.184.216.34:443".parse().ok();
     let source = "192.168.128.2:40000".parse().unwrap();
-    let origin = Origin::new(Some("agent"), source, Door::Transparent).to(address);
-    let origin = origin.greeting(Some("api.github.com".into()));
+    let asker = Asker::new(Some("agent"), source, Door::Transparent).to(address);
+    let asker = asker.greeting(Some("api.github.com".into()));
     for exchange in 0..EXCHANGES / flows {
         let id = FlowId { flow, exchange: exchange as u32 + 1 };
         let decision = Decision {
@@ -58,7 +58,7 @@ async fn exchanges(log: Log, flow: u64, flows: u64) {
             verdict: "allow",
             rule: Some("read the repository"),
             policy: "5c1f0a9b2d34",
-            origin: &origin,
+            asker: &asker,
             proto: Some("h2"),
             scheme: Some(Scheme::Https),
             authority: Some("api.github.com".into()),

@@ -1,23 +1,31 @@
 #!/bin/sh
 # What the whole daemon costs for a unit of work, as CPU time: clients, gate and origin in network namespaces of their
-# own, the gate alone on CPU 0, with policy, rewrite, DLP, records and its own TLS on both sides. `tools/release` runs the
-# same load to learn what is hot. Usage, as root: benches/load.sh OUTGATE [SECONDS]. Needs wrk, h2load (nghttp2-client),
-# curl, nginx, dnsmasq, openssl, nft, iproute2, python3-websockets and util-linux.
+# own, with policy, rewrite, DLP, records and its own TLS on both sides. The gate has CPU 0 to itself, all else runs on
+# CPU 1; OUTGATE_BENCH_CPUS gives it others. `tools/release` runs the same load to learn what is hot.
+# Usage, as root: benches/load.sh OUTGATE [SECONDS]. Needs wrk, h2load (nghttp2-client), curl, nginx, dnsmasq, openssl,
+# nft, iproute2, python3-websockets and util-linux.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 outgate=$(readlink -f "${1:?usage: benches/load.sh OUTGATE [SECONDS]}")
 seconds=${2:-5}
 python=/usr/bin/python3
+PATH=$PATH:/usr/sbin:/sbin
 if [ -z "${OUTGATE_BENCH_INSIDE:-}" ]; then
     exec env OUTGATE_BENCH_INSIDE=1 unshare --net --mount --pid --fork --kill-child sh "$here/load.sh" "$outgate" "$seconds"
 fi
 mount -t proc proc /proc
 mount -t tmpfs tmpfs /run
 dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+ended() {
+    status=$?
+    if [ "$status" -ne 0 ]; then tail -n 5 "$dir"/*.log >&2; fi
+    rm -rf "$dir"
+    exit "$status"
+}
+trap ended EXIT
 chmod 755 "$dir"
 cd "$dir"
-printf '127.0.0.1 localhost\n10.77.2.2 origin.test secret.origin.test script.origin.test\n10.77.2.3 echo.origin.test\n' > hosts
+printf '127.0.0.1 localhost\n10.77.2.2 origin.test secret.origin.test script.origin.test tunnel.origin.test\n10.77.2.3 echo.origin.test\n' > hosts
 mount --bind hosts /etc/hosts
 
 # agent 10.77.1.2 -- 10.77.1.1 gate 10.77.2.1 -- 10.77.2.2 origin
@@ -52,6 +60,11 @@ mkdir www policies
 head -c 1024 /dev/urandom | base64 -w 0 | head -c 1024 > www/1k
 head -c 102400 /dev/urandom > www/100k
 head -c 67108864 /dev/urandom > www/64m
+"$python" -c 'import json, random
+print("\\n".join(json.dumps({"id": n, "name": random.randbytes(9).hex(), "at": random.random()}) for n in range(16000)))' > mib.json
+head -c 1048576 mib.json > www/1m
+for _ in $(seq 64); do cat www/1m; done > www/json
+gzip -1 -c www/json > www/json.gz
 chmod -R a+rX www
 cat > nginx.conf <<NGINX
 daemon off;
@@ -86,6 +99,7 @@ cat > outgate.toml <<TOML
 mode = "transparent"
 policies = "$dir/policies"
 [listen]
+explicit = ["10.77.1.1:3128"]
 transparent = ["10.77.1.1:8443", "10.77.1.1:8080"]
 [resolver]
 upstreams = ["10.77.2.2:53"]
@@ -140,6 +154,12 @@ websocket = true
 private = ["10.77.2.3:443"]
 
 [[rule]]
+name = "unread"
+hosts = ["tunnel.origin.test"]
+action = "tunnel"
+private = ["10.77.2.2:443"]
+
+[[rule]]
 name = "origin in clear text"
 hosts = ["origin.test"]
 action = "allow"
@@ -168,13 +188,21 @@ ip -n origin addr add 10.77.2.3/24 dev eth0
 on_origin "$python" "$here/echo.py" serve origin.pem origin.key 10.77.2.3 443 2> echo.log &
 on_origin dnsmasq --no-daemon --conf-file=/dev/null --no-resolv --no-hosts --listen-address=10.77.2.2 --bind-interfaces \
     --local-ttl=300 --address=/origin.test/10.77.2.2 --address=/echo.origin.test/10.77.2.3 2> dnsmasq.log &
-taskset -c 0 "$outgate" run -c outgate.toml 2> outgate.log &
+taskset -c "${OUTGATE_BENCH_CPUS:-0}" "$outgate" run -c outgate.toml 2> outgate.log &
 gate=$!
-for _ in $(seq 100); do
-    if grep -qs "outgate is ready" outgate.log; then break; fi
-    sleep 0.1
-done
-grep -q "outgate is ready" outgate.log || { cat outgate.log; exit 1; }
+
+# eventually COMMAND...: until it succeeds, for ten seconds at most.
+eventually() {
+    for _ in $(seq 100); do
+        if "$@"; then return 0; fi
+        sleep 0.1
+    done
+    echo "this never came true: $*" >&2
+    return 1
+}
+eventually grep -qs "outgate is ready" outgate.log
+eventually curl -s --insecure -o /dev/null https://10.77.2.2/1k
+eventually curl -s --insecure -o /dev/null https://10.77.2.3/
 
 spent() { awk '{ print $14 + $15 }' "/proc/$gate/stat"; }
 
@@ -188,11 +216,20 @@ streams() {
     on_agent h2load -D "$1" -c 8 -m 32 https://origin.test/1k > h2load.log
     awk '/^requests:/ { if ($10 + $12 + $14 > 0) exit 1; print $8 }' h2load.log
 }
+# On one connection through the explicit door, by CONNECT or in absolute form.
+proxied() {
+    until=$(($(date +%s) + $1)) count=0
+    while [ "$(date +%s)" -lt "$until" ]; do
+        on_agent curl -sS --fail --insecure --http1.1 --proxy http://10.77.1.1:3128 -o /dev/null "$2?[1-500]"
+        count=$((count + 500))
+    done
+    echo "$count"
+}
 messages() { on_agent "$python" "$here/echo.py" ask "$1" "$2"; }
 transfers() {
     until=$(($(date +%s) + $1)) count=0
     while [ "$(date +%s)" -lt "$until" ]; do
-        on_agent curl -sS --fail --insecure --http1.1 -o /dev/null ${2:+-T "$2"} "$3"
+        on_agent curl -sS --fail --insecure --http1.1 -o /dev/null ${2:+-T "$2"} ${4:+-H "$4"} "$3"
         count=$((count + 1))
     done
     echo "$count"
@@ -216,13 +253,18 @@ line() {
 line "HTTPS request, HTTP/1.1, 1 KiB, keep-alive" us 1e6 requests 32 https://origin.test/1k
 line "  with a credential put in and masked" us 1e6 requests 32 https://secret.origin.test/1k
 line "  with a script before and after" us 1e6 requests 32 https://script.origin.test/1k
+line "  one at a time, inside CONNECT" us 1e6 proxied https://origin.test/1k
 line "HTTPS request, HTTP/2" us 1e6 streams
 line "HTTP request in clear text" us 1e6 requests 32 http://origin.test/1k
+line "  one at a time, in absolute form" us 1e6 proxied http://origin.test/1k
 line "WebSocket message there and back, 64 bytes" us 1e6 messages wss://echo.origin.test/
 line "100 KiB answer" us 1e6 requests 16 https://origin.test/100k
 line "new connection" us 1e6 requests 16 https://origin.test/1k "Connection: close"
 line "download" s/GiB 16 transfers "" https://origin.test/64m
-line "upload, scanned" s/GiB 16 transfers www/64m https://origin.test/sink
+line "  relayed unread" s/GiB 16 transfers "" https://tunnel.origin.test/64m
+line "upload of random bytes, scanned" s/GiB 16 transfers www/64m https://origin.test/sink
+line "  of JSON" s/GiB 16 transfers www/json https://origin.test/sink
+line "  of JSON in gzip, a GiB of it unpacked" s/GiB 16 transfers www/json.gz https://origin.test/sink "Content-Encoding: gzip"
 
 kill -TERM "$gate"
 wait "$gate"

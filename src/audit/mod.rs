@@ -5,10 +5,10 @@
 //! written, `decide` fails and the caller refuses: nothing passes unrecorded. One task, the `Writer`, does all writing;
 //! records that arrive while it works share the next `write(2)`.
 
+mod asker;
 mod body;
 mod chain;
 mod clock;
-mod origin;
 mod outlet;
 mod queue;
 mod record;
@@ -16,8 +16,8 @@ mod text;
 mod verify;
 mod writer;
 
+pub use asker::Asker;
 pub use chain::SCHEMA_VERSION;
-pub use origin::Origin;
 pub use record::{Decision, Dns, End, Event, Finding, FlowId, WebSocket};
 pub use text::{TEXT_LIMIT, Text};
 pub use verify::{Problem, Report, verify};

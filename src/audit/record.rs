@@ -3,8 +3,8 @@
 //! A body lacks what only the writer knows: `v`, `run`, `seq` and `hash`. Callers fill in the structs; absent fields are
 //! left out of the line.
 
+use super::asker::Asker;
 use super::body::Body;
-use super::origin::Origin;
 use super::text::{Text, mask_target, mask_userinfo};
 use crate::base::Scheme;
 use std::fmt;
@@ -39,7 +39,8 @@ pub struct Decision<'a> {
     pub detail: Option<Text<'a>>,
     /// The version of the policy that decided.
     pub policy: &'a str,
-    pub origin: &'a Origin,
+    /// Whose it is, and where the connection came from and went.
+    pub asker: &'a Asker,
     /// What the client speaks: `http/1.1`, `h2`, `tls`, `tcp`, `udp`.
     pub proto: Option<&'static str>,
     /// The client went to an address that its name does not (or no longer) lead to.
@@ -63,7 +64,7 @@ impl Default for Decision<'_> {
             rule: None,
             detail: None,
             policy: "",
-            origin: Origin::UNKNOWN,
+            asker: Asker::UNKNOWN,
             proto: None,
             dst_mismatch: false,
             scheme: None,
@@ -150,7 +151,7 @@ impl Decision<'_> {
         body.text("rule", self.rule.map(Text::from));
         body.text("detail", self.detail);
         body.text("policy", Some(Text::from(self.policy)));
-        self.origin.write(&mut body);
+        self.asker.write(&mut body);
         body.word("proto", self.proto);
         if self.dst_mismatch {
             body.raw(b",\"dst_mismatch\":true");
@@ -227,7 +228,7 @@ mod tests {
             verdict: "allow",
             rule: Some("read"),
             policy: "ab12",
-            origin: &Origin::new(Some("agent"), "192.168.128.2:40000".parse().unwrap(), Door::Explicit)
+            asker: &Asker::new(Some("agent"), "192.168.128.2:40000".parse().unwrap(), Door::Explicit)
                 .to("[2001:db8::1]:443".parse().ok())
                 .greeting(Some("api.good.test".into())),
             proto: Some("h2"),
@@ -296,7 +297,7 @@ mod tests {
             let source = "192.0.2.1:1".parse().unwrap();
             let decision = Decision {
                 detail: text,
-                origin: &Origin::new(None, source, Door::Dns).greeting(text),
+                asker: &Asker::new(None, source, Door::Dns).greeting(text),
                 authority: text,
                 method: text,
                 path: text,

@@ -1,6 +1,6 @@
 //! The DNS door's two seams: the policy judges its questions, the log records them.
 
-use crate::audit::{self, End, FlowId, Origin, Text};
+use crate::audit::{self, Asker, End, FlowId, Text};
 use crate::base::{ClientAddr, Door, HostName, Ingress};
 use crate::dns::{Answered, Decision, Judge, Judged, Outcome, Recorder};
 use crate::flow::Gate;
@@ -65,7 +65,7 @@ impl Recorder for QuestionLog {
             rule: decision.rule.map(|rule| &**rule),
             detail: (!decision.detail.is_empty()).then(|| Text::from(decision.detail)),
             policy: snapshot.version(),
-            origin: &Origin::new(client.as_deref(), decision.asked.source.0, Door::Dns),
+            asker: &Asker::new(client.as_deref(), decision.asked.source.0, Door::Dns),
             proto: Some(decision.asked.transport.as_str()),
             dns: Some(audit::Dns {
                 qname: Text::from(&*decision.asked.name),

@@ -1,6 +1,6 @@
 //! The QUIC responder's seam: the policy knows its clients, the log records who was turned away.
 
-use crate::audit::{self, FlowId, Origin, Text};
+use crate::audit::{self, Asker, FlowId, Text};
 use crate::base::{Door, Ingress};
 use crate::flow::Gate;
 use crate::policy::Reason;
@@ -41,7 +41,7 @@ impl Judge for QuicJudge {
             reason: Some(reason.as_str()),
             detail: Some(Text::from(detail)),
             policy: snapshot.version(),
-            origin: &Origin::new(name.as_deref(), source, Door::Quic),
+            asker: &Asker::new(name.as_deref(), source, Door::Quic),
             proto: Some("udp"),
             ..audit::Decision::default()
         };

@@ -3,7 +3,7 @@
 
 use super::registry::{FlowInfo, Ticket};
 use super::{Gate, refuse};
-use crate::audit::{Decision, FlowId, Origin, Text};
+use crate::audit::{Asker, Decision, FlowId, Text};
 use crate::base::{Door, OriginalDst};
 use crate::net::{self, Accepted, OriginalDstError};
 use crate::pipeline::Flow;
@@ -100,7 +100,7 @@ async fn identify(
         door,
         orig_dst: target,
         sni: None,
-        origin: OnceLock::new(),
+        asker: OnceLock::new(),
     };
     Some(Identified { stream: accepted.stream, flow, ticket })
 }
@@ -121,7 +121,7 @@ async fn turn_away(
         reason: Some(refusal.reason.as_str()),
         detail: Some(Text::from(&refusal.detail)),
         policy: snapshot.version(),
-        origin: &Origin::new(None, accepted.client.0, door).to(target.map(|t| t.0)),
+        asker: &Asker::new(None, accepted.client.0, door).to(target.map(|t| t.0)),
         proto: Some("tcp"),
         ..Decision::default()
     };

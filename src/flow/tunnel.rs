@@ -27,8 +27,8 @@ pub(super) async fn serve(gate: &Arc<Gate>, tunnelled: Tunnelled) {
         pipeline::refuse(&flow, &snapshot, &facts, &refusal).await;
         return refuse::reset(stream);
     }
-    let place = flow.shared.upstream.place(permit.dial().clone());
-    if let Err(UpstreamError::Blocked(address)) = flow.shared.upstream.guard(&place).await {
+    let lane = flow.shared.upstream.lane(permit.dial().clone());
+    if let Err(UpstreamError::Blocked(address)) = flow.shared.upstream.guard(&lane).await {
         let refusal =
             crate::policy::Refusal::new(Reason::AddrBlocked, format!("the address guard refuses {address}"));
         pipeline::refuse(&flow, &snapshot, &facts, &refusal).await;

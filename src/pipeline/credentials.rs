@@ -1,11 +1,12 @@
 //! The last step before sending: credentials go in, on a type that nothing after can read.
 
 use super::Stop;
+use super::judge::Prepared;
 use crate::base::Scheme;
 use crate::codec::Body;
 use crate::policy::{Permit, Reason};
 use crate::secrets;
-use crate::upstream::{Place, UpstreamRequest};
+use crate::upstream::UpstreamRequest;
 use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, HeaderValue, IF_RANGE, RANGE};
 use std::sync::Arc;
@@ -16,10 +17,15 @@ pub(super) fn carries_credentials(permit: &Permit) -> bool {
     !permit.observed() && (!edits.inject.is_empty() || !edits.swap.is_empty())
 }
 
-pub(super) fn into_request(permit: &Permit, place: Place, body: Body) -> Result<Box<UpstreamRequest>, Stop> {
+/// The request to send, and the permit that it is sent by.
+pub(super) fn into_request(
+    prepared: Prepared,
+    body: Body,
+) -> Result<(Box<UpstreamRequest>, Box<Permit>), Stop> {
+    let (permit, lane) = prepared.apart();
     let request = permit.request();
     let mut headers = request.shared_headers();
-    if carries_credentials(permit) {
+    if carries_credentials(&permit) {
         if request.scheme() != Scheme::Https {
             return Err(Stop::new(
                 Reason::SecretPlaintext,
@@ -27,17 +33,17 @@ pub(super) fn into_request(permit: &Permit, place: Place, body: Body) -> Result<
             ));
         }
         let headers = Arc::make_mut(&mut headers);
-        swap(permit, headers)?;
-        inject(permit, headers)?;
+        swap(&permit, headers)?;
+        inject(&permit, headers)?;
         // The answer is searched for what was put in: it must come uncoded and whole.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.remove(RANGE);
         headers.remove(IF_RANGE);
     }
-    left_over(permit, &headers)?;
+    left_over(&permit, &headers)?;
     let target = request.path_and_query().clone();
     let (method, websocket) = (request.method().clone(), request.websocket());
-    Ok(Box::new(UpstreamRequest::new(place, method, target, headers, body, websocket)))
+    Ok((Box::new(UpstreamRequest::new(lane, method, target, headers, body, websocket)), permit))
 }
 
 fn swap(permit: &Permit, headers: &mut HeaderMap) -> Result<(), Stop> {

@@ -4,17 +4,33 @@
 use super::{Asked, Facts, Flow, Stop, hooks, overrides, record, scan};
 use crate::base::{Host, Proto};
 use crate::policy::{CanonicalRequest, Malformed, Permit, Reason, Refusal, Snapshot};
-use crate::upstream::{Place, UpstreamError};
+use crate::upstream::{Lane, UpstreamError};
 use std::sync::Arc;
 
-/// Gives a request that passed every step before its record, and where it goes.
+/// A request that passed every step before its record, and the lane that it may go by: made of one permit, and taken apart
+/// only to be sent.
+pub(super) struct Prepared {
+    permit: Box<Permit>,
+    lane: Lane,
+}
+
+impl Prepared {
+    pub(super) fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    pub(super) fn apart(self) -> (Box<Permit>, Lane) {
+        (self.permit, self.lane)
+    }
+}
+
 pub(super) async fn prepare(
     flow: &Flow,
     snapshot: &Arc<Snapshot>,
     asked: Box<Asked>,
     length: Option<u64>,
     facts: &mut Facts,
-) -> Result<(Box<Permit>, Place), Stop> {
+) -> Result<Prepared, Stop> {
     let Asked { scheme, host, port, method, target, headers, proto, .. } = *asked;
     let request =
         CanonicalRequest::new(scheme, host, port, method, &target, headers).map_err(|m| malformed(&m))?;
@@ -28,10 +44,10 @@ pub(super) async fn prepare(
     scan::head(&permit, facts)?;
     scan::length(&permit, length)?;
     misplaced(snapshot, &permit)?;
-    let place = flow.shared.upstream.place(permit.dial());
-    blocked(flow, snapshot, (&permit, &place), facts).await?;
-    overrides::in_query(&permit, facts);
-    Ok((Box::new(permit), place))
+    let prepared = Prepared { lane: flow.shared.upstream.lane(permit.dial()), permit: Box::new(permit) };
+    blocked(flow, snapshot, &prepared, facts).await?;
+    overrides::in_query(&prepared.permit, facts);
+    Ok(prepared)
 }
 
 /// Refuses a literal address of the gate, whatever the rules say.
@@ -85,14 +101,14 @@ fn misplaced(snapshot: &Snapshot, permit: &Permit) -> Result<(), Stop> {
 async fn blocked(
     flow: &Flow,
     snapshot: &Arc<Snapshot>,
-    (permit, place): (&Permit, &Place),
+    Prepared { permit, lane }: &Prepared,
     facts: &Facts,
 ) -> Result<(), Stop> {
-    if flow.shared.upstream.holds(place) {
+    if flow.shared.upstream.holds(lane) {
         return Ok(());
     }
     let undecided = Undecided { flow, snapshot, facts, decided: false };
-    let guarded = flow.shared.upstream.guard(place).await;
+    let guarded = flow.shared.upstream.guard(lane).await;
     undecided.over();
     match guarded {
         Err(error @ UpstreamError::Blocked(_)) => {

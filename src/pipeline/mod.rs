@@ -26,7 +26,7 @@ pub use record::{Facts, decide, refuse};
 pub use settings::Settings;
 pub use standing::Standing;
 
-use crate::audit::{FlowId, Log, Origin, Text};
+use crate::audit::{Asker, FlowId, Log, Text};
 use crate::base::{Door, Host, HostName, Ingress, Proto, Scheme};
 use crate::codec::{Body, BodyError, Conduct};
 use crate::policy::{ClientId, Reason, Refusal, Refused, Snapshot};
@@ -67,7 +67,7 @@ pub struct Flow {
     pub orig_dst: Option<SocketAddr>,
     pub(crate) sni: Option<HostName>,
     /// Made by the first record, and again by the first after a ClientHello.
-    pub origin: OnceLock<Origin>,
+    pub(crate) asker: OnceLock<Asker>,
 }
 
 impl Flow {
@@ -88,13 +88,13 @@ impl Flow {
     /// From here on the connection's records tell this name of its ClientHello.
     pub fn greeted(&mut self, name: HostName) {
         self.sni = Some(name);
-        self.origin.take();
+        self.asker.take();
     }
 
-    fn origin(&self) -> &Origin {
-        self.origin.get_or_init(|| {
+    fn asker(&self) -> &Asker {
+        self.asker.get_or_init(|| {
             let sni = self.sni.as_ref().map(|name| Text::from(name.as_str()));
-            Origin::new(Some(&self.client_name), self.source, self.door).to(self.orig_dst).greeting(sni)
+            Asker::new(Some(&self.client_name), self.source, self.door).to(self.orig_dst).greeting(sni)
         })
     }
 
@@ -110,7 +110,7 @@ pub struct Asked {
     pub host: Host,
     pub port: u16,
     pub method: Method,
-    /// Origin form: path and query.
+    /// Asker form: path and query.
     pub target: String,
     pub headers: HeaderMap,
     pub proto: Proto,
@@ -187,7 +187,7 @@ pub async fn exchange(flow: &Arc<Flow>, asked: Box<Asked>, body: Body, interims:
     let proto = asked.proto;
     let mut facts = Facts::of(&asked);
     let prepared = judge::prepare(flow, &snapshot, asked, body.size_hint().exact(), &mut facts).await;
-    let (permit, place) = match prepared {
+    let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(stop) => return Box::pin(refused(flow, &snapshot, facts, stop, !body.is_end_stream())).await,
     };
@@ -195,18 +195,18 @@ pub async fn exchange(flow: &Arc<Flow>, asked: Box<Asked>, body: Body, interims:
         let stop = Stop::new(Reason::BadFraming, breach);
         return Box::pin(refused(flow, &snapshot, facts, stop, !body.is_end_stream())).await;
     }
-    let ending = match record::allow(flow, &snapshot, &facts, &permit).await {
+    let ending = match record::allow(flow, &snapshot, &facts, prepared.permit()).await {
         Ok(ending) => ending,
         Err(stop) => return Page::of(&stop, &facts).reply(!body.is_end_stream()),
     };
-    let upload = scan::outbound(flow, &permit, body, &ending);
+    let upload = scan::outbound(flow, prepared.permit(), body, &ending);
     let upload = match upload {
         Ok(upload) => upload,
         Err(stop) => return fail(&ending, &facts, stop, None),
     };
     let scan::Upload { body, findings } = upload;
-    let request = match credentials::into_request(&permit, place, body) {
-        Ok(request) => request,
+    let (request, permit) = match credentials::into_request(prepared, body) {
+        Ok(sent) => sent,
         Err(stop) => return fail(&ending, &facts, stop, None),
     };
     let standing = Box::new(Standing::new(flow, permit));

@@ -171,7 +171,7 @@ fn write(
         rule: entry.rule,
         detail: entry.detail.map(Text::from),
         policy: snapshot.version(),
-        origin: flow.origin(),
+        asker: flow.asker(),
         proto: facts.proto,
         dst_mismatch: facts.dst_mismatch,
         scheme: facts.scheme,

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 /// How often the number of connections is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long nothing is looked at after that: it stops its thread for a moment, and what is given back is soon taken again
+/// where connections come in waves.
+const REST: Duration = Duration::from_secs(10);
 /// So many fewer than there were (some megabytes) are worth the milliseconds that it takes.
 const FEWER: usize = 256;
 
@@ -20,6 +23,7 @@ pub async fn give_back(open: impl Fn() -> usize + Send, most_open: impl Fn() -> 
         if now + FEWER <= most {
             trim();
             most = now;
+            tokio::time::sleep(REST).await;
         }
     }
 }

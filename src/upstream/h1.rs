@@ -3,7 +3,7 @@
 
 use super::dial::{Dialled, Reached};
 use super::interim::Interims;
-use super::pool::{Place, Pool};
+use super::pool::{Lane, Pool};
 use super::wire::{Fault, refused};
 use super::{Answer, Upstream, UpstreamError, UpstreamRequest, Wire};
 use crate::codec::h1::{
@@ -218,7 +218,7 @@ fn into_answer(head: ResponseHead, parts: Parts, request: &UpstreamRequest, upst
         .then(|| {
             writer.map(|writer| Home {
                 pool: upstream.pool.clone(),
-                place: request.place.clone(),
+                lane: request.lane.clone(),
                 writer,
                 reached,
                 clock,
@@ -247,7 +247,7 @@ fn into_answer(head: ResponseHead, parts: Parts, request: &UpstreamRequest, upst
 /// Where a connection goes after its answer was read to the end.
 struct Home {
     pool: Arc<Pool>,
-    place: Place,
+    lane: Lane,
     writer: WriteHalf<Wire>,
     reached: Reached,
     clock: Pin<Box<Sleep>>,
@@ -255,12 +255,12 @@ struct Home {
 
 impl Home {
     fn take_back(self, reader: Reader<ReadHalf<Wire>>) {
-        let Self { pool, place, writer, reached, clock } = self;
+        let Self { pool, lane, writer, reached, clock } = self;
         let fault = Fault::default();
         let mut connection = Connection { reader, writer, reached, fault, clock, reused: true };
         // Bytes behind the answer belong to no request of ours: such a connection is not used again.
         if connection.is_quiet() {
-            pool.put_h1(&place, connection);
+            pool.put_h1(&lane, connection);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP/2 to an upstream host: one connection for a key, many streams. The `h2` crate owns the protocol; it is driven
+//! HTTP/2 to an upstream host: one connection in a lane, many streams. The `h2` crate owns the protocol; it is driven
 //! here without a client on top of it, whose task for each request would cost more than the request.
 
 use super::dial::{Dialled, Reached};
@@ -174,7 +174,7 @@ fn check(fields: &HeaderMap, limits: &HeadLimits) -> Result<(), UpstreamError> {
 /// The message in HTTP/2's form. What may be sent once more stays in `request` as well.
 fn message(request: &mut UpstreamRequest) -> Result<Request<()>, UpstreamError> {
     let authority = request.authority();
-    let scheme = if request.place.right().scheme() == Scheme::Https { "https" } else { "http" };
+    let scheme = if request.lane.right().scheme() == Scheme::Https { "https" } else { "http" };
     let uri = Uri::builder()
         .scheme(scheme)
         .authority(&*authority)

@@ -17,7 +17,7 @@ pub use chain::ProxyError;
 pub use dial::{Opened, Reached};
 pub use error::UpstreamError;
 pub use interim::OnInterim;
-pub use pool::Place;
+pub use pool::Lane;
 pub use proxy::{
     Bypass, BypassError, Proxy, ProxyKind, ProxyLoadError, ProxySettings, ProxyUrl, ProxyUrlError,
 };
@@ -60,7 +60,7 @@ impl Upstream {
         Ok(Self { dialler, pool, proxy, settings, tasks })
     }
 
-    /// New connections take this way from now on. Open ones end with what they carry: none is used for another request.
+    /// What is judged from now on takes this way. Open connections end with what they carry: none is used for another request.
     /// Gives `false` where it is the way that is taken already.
     pub fn change_proxy(&self, proxy: Option<Proxy>) -> bool {
         let now = self.proxy.load_full();
@@ -80,9 +80,9 @@ impl Upstream {
         self.proxy.load_full()
     }
 
-    /// Where a request with this right goes, by the way of this moment.
-    pub fn place(&self, right: DialRight) -> Place {
-        self.pool.place(right, self.proxy.load_full())
+    /// Where a request with this right goes. The proxy of this moment is its way, also where it is dialled later.
+    pub fn lane(&self, right: DialRight) -> Lane {
+        self.pool.lane(right, self.proxy.load_full())
     }
 
     /// Sends one judged request and waits for the head of its answer. `client` is the protocol the client speaks,
@@ -97,7 +97,7 @@ impl Upstream {
         on_interim: OnInterim<'_>,
     ) -> Result<Answer, UpstreamError> {
         let mut interims = Interims::new(on_interim, self.settings.head.bytes);
-        let scheme = request.place.right().scheme();
+        let scheme = request.lane.right().scheme();
         let wants_h1 = client == Proto::H1 || request.websocket || scheme == Scheme::Http;
         let pooled = if wants_h1 {
             self.reuse_h1(&mut request, &mut interims).await
@@ -122,7 +122,7 @@ impl Upstream {
         request: &mut UpstreamRequest,
         interims: &mut Interims<'_>,
     ) -> Option<Result<Answer, UpstreamError>> {
-        let held = self.pool.take_h1(&request.place)?;
+        let held = self.pool.take_h1(&request.lane)?;
         let repeatable = request.is_repeatable();
         let answered = h1::exchange(held, request, self, interims).await;
         unless_stale(answered, repeatable && !interims.any())
@@ -134,7 +134,7 @@ impl Upstream {
         request: &mut UpstreamRequest,
         interims: &mut Interims<'_>,
     ) -> Option<Result<Answer, UpstreamError>> {
-        let cell = self.pool.h2_cell(&request.place);
+        let cell = self.pool.h2_cell(&request.lane);
         let held = ready(&cell).await?;
         let repeatable = request.is_repeatable();
         let answered = h2::exchange(held.clone(), request, self, interims).await;
@@ -149,9 +149,9 @@ impl Upstream {
         request: &mut UpstreamRequest,
         interims: &mut Interims<'_>,
     ) -> Result<Answer, UpstreamError> {
-        let cell = self.pool.h2_cell(&request.place);
+        let cell = self.pool.h2_cell(&request.lane);
         if !cell.is_only(Proto::H2) {
-            match self.connect(&request.place, &[Proto::H1]).await {
+            match self.connect(&request.lane, &[Proto::H1]).await {
                 Ok(dialled) => {
                     return h1::exchange(h1::Connection::new(dialled), request, self, interims).await;
                 }
@@ -170,14 +170,14 @@ impl Upstream {
         request: &mut UpstreamRequest,
         interims: &mut Interims<'_>,
     ) -> Result<Answer, UpstreamError> {
-        let cell = self.pool.h2_cell(&request.place);
+        let cell = self.pool.h2_cell(&request.lane);
         let turn = if cell.is_only(Proto::H1) {
             if let Some(answered) = self.reuse_h1(request, interims).await {
                 return answered;
             }
             None
         } else {
-            // One dial at a time for each key: whoever waits uses what the first one opened. Where that takes too
+            // One dial at a time in each lane: whoever waits uses what the first one opened. Where that takes too
             // long the others must not fail one after the other.
             let turn = tokio::time::timeout(self.settings.handshake, cell.turn()).await;
             Some(turn.map_err(|_| UpstreamError::ConnectTimeout)?)
@@ -186,7 +186,7 @@ impl Upstream {
             drop(turn);
             return h2::exchange(held, request, self, interims).await;
         }
-        let dialled = self.connect(&request.place, &[Proto::H2, Proto::H1]).await?;
+        let dialled = self.connect(&request.lane, &[Proto::H2, Proto::H1]).await?;
         if dialled.proto == Proto::H1 {
             cell.found_only(Proto::H1);
             drop(turn);
@@ -198,8 +198,8 @@ impl Upstream {
         h2::exchange(connection, request, self, interims).await
     }
 
-    async fn connect(&self, place: &Place, protos: &[Proto]) -> Result<dial::Dialled, UpstreamError> {
-        self.dialler.connect(place.right(), place.proxy(), protos).await
+    async fn connect(&self, lane: &Lane, protos: &[Proto]) -> Result<dial::Dialled, UpstreamError> {
+        self.dialler.connect(lane.right(), lane.proxy(), protos).await
     }
 
     /// Opens a connection for bytes that are relayed unread.
@@ -213,14 +213,14 @@ impl Upstream {
         self.dialler.is_own(address)
     }
 
-    /// Whether a connection to this place is open: then there is nothing to dial.
-    pub fn holds(&self, place: &Place) -> bool {
-        self.pool.holds(place)
+    /// Whether a connection in this lane is open: then there is nothing to dial.
+    pub fn holds(&self, lane: &Lane) -> bool {
+        self.pool.holds(lane)
     }
 
-    /// Fails where a place has only addresses that the guard refuses.
-    pub async fn guard(&self, place: &Place) -> Result<(), UpstreamError> {
-        Box::pin(self.dialler.check(place.right(), place.proxy())).await
+    /// Fails where a lane leads only to addresses that the guard refuses.
+    pub async fn guard(&self, lane: &Lane) -> Result<(), UpstreamError> {
+        Box::pin(self.dialler.check(lane.right(), lane.proxy())).await
     }
 
     /// Closes what has been idle for too long; run by a task of its own until the process ends.

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 /// this is equal. The rule stands for its TLS trust and its credentials; after a reload it is another rule. A proxy whose
 /// setting changed is another proxy.
 #[derive(Clone)]
-pub struct Place {
-    /// Of client, host, port and rule; made once, since an exchange looks its place up several times.
+pub struct Lane {
+    /// Of client, host, port and rule; made once, since an exchange looks its lane up several times.
     hash: u64,
     right: DialRight,
     proxy: Option<Arc<Proxy>>,
 }
 
-impl Place {
+impl Lane {
     pub fn right(&self) -> &DialRight {
         &self.right
     }
@@ -32,7 +32,7 @@ impl Place {
     }
 }
 
-impl PartialEq for Place {
+impl PartialEq for Lane {
     fn eq(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.right, &other.right);
         self.hash == other.hash
@@ -45,15 +45,15 @@ impl PartialEq for Place {
     }
 }
 
-impl Eq for Place {}
+impl Eq for Lane {}
 
-impl Hash for Place {
+impl Hash for Lane {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
     }
 }
 
-/// Passes on the hash that a place holds.
+/// Passes on the hash that a lane holds.
 #[derive(Default)]
 struct Held(u64);
 
@@ -70,9 +70,9 @@ impl Hasher for Held {
     }
 }
 
-type Places = HashMap<Place, Entry, BuildHasherDefault<Held>>;
+type Places = HashMap<Lane, Entry, BuildHasherDefault<Held>>;
 
-/// Locks are held for a map look-up each, and flows to different places rarely share one.
+/// Locks are held for a map look-up each, and flows in different lanes rarely share one.
 const SHARDS: usize = 16;
 
 pub(super) struct Pool {
@@ -90,7 +90,7 @@ struct Entry {
     h2: Option<Arc<H2Cell>>,
 }
 
-/// The HTTP/2 connections of a place, and whose turn it is to open another.
+/// The HTTP/2 connections of a lane, and whose turn it is to open another.
 #[derive(Default)]
 pub(super) struct H2Cell {
     held: Mutex<Vec<(h2::Connection, Instant)>>,
@@ -143,24 +143,24 @@ impl Pool {
         }
     }
 
-    pub(super) fn place(&self, right: DialRight, proxy: Option<Arc<Proxy>>) -> Place {
+    pub(super) fn lane(&self, right: DialRight, proxy: Option<Arc<Proxy>>) -> Lane {
         let rule = Arc::as_ptr(right.rule()) as usize;
         let hash = self.hasher.hash_one((right.client(), right.host(), right.port(), rule));
-        Place { hash, right, proxy }
+        Lane { hash, right, proxy }
     }
 
-    /// Whether a connection to this place is open.
-    pub(super) fn holds(&self, place: &Place) -> bool {
-        let shard = self.shard(place);
-        shard.get(place).is_some_and(|entry| {
+    /// Whether a connection in this lane is open.
+    pub(super) fn holds(&self, lane: &Lane) -> bool {
+        let shard = self.shard(lane);
+        shard.get(lane).is_some_and(|entry| {
             !entry.h1.is_empty() || entry.h2.as_ref().is_some_and(|cell| cell.current().is_some())
         })
     }
 
     /// The connection used last that is still quiet: neither closed nor with bytes that nobody asked for.
-    pub(super) fn take_h1(&self, place: &Place) -> Option<h1::Connection> {
+    pub(super) fn take_h1(&self, lane: &Lane) -> Option<h1::Connection> {
         loop {
-            let (mut connection, since) = self.shard(place).get_mut(place)?.h1.pop()?;
+            let (mut connection, since) = self.shard(lane).get_mut(lane)?.h1.pop()?;
             self.idle.fetch_sub(1, Ordering::Relaxed);
             if since.elapsed() < self.idle_for && connection.is_quiet() {
                 return Some(connection);
@@ -168,14 +168,14 @@ impl Pool {
         }
     }
 
-    pub(super) fn put_h1(&self, place: &Place, connection: h1::Connection) {
+    pub(super) fn put_h1(&self, lane: &Lane, connection: h1::Connection) {
         if self.idle.load(Ordering::Relaxed) >= self.total {
             return;
         }
-        let mut shard = self.shard(place);
-        let entry = match shard.get_mut(place) {
+        let mut shard = self.shard(lane);
+        let entry = match shard.get_mut(lane) {
             Some(entry) => entry,
-            None => shard.entry(place.clone()).or_default(),
+            None => shard.entry(lane.clone()).or_default(),
         };
         if entry.h1.len() < self.per_key {
             entry.h1.push((connection, Instant::now()));
@@ -183,12 +183,12 @@ impl Pool {
         }
     }
 
-    pub(super) fn h2_cell(&self, place: &Place) -> Arc<H2Cell> {
-        let mut shard = self.shard(place);
-        if let Some(cell) = shard.get(place).and_then(|entry| entry.h2.clone()) {
+    pub(super) fn h2_cell(&self, lane: &Lane) -> Arc<H2Cell> {
+        let mut shard = self.shard(lane);
+        if let Some(cell) = shard.get(lane).and_then(|entry| entry.h2.clone()) {
             return cell;
         }
-        shard.entry(place.clone()).or_default().h2.get_or_insert_default().clone()
+        shard.entry(lane.clone()).or_default().h2.get_or_insert_default().clone()
     }
 
     /// Drops what has been idle too long, and entries that hold nothing.
@@ -223,9 +223,9 @@ impl Pool {
         self.idle.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, place: &Place) -> MutexGuard<'_, Places> {
+    fn shard(&self, lane: &Lane) -> MutexGuard<'_, Places> {
         // The map takes its buckets from the low bits and its tags from the highest.
-        let at = (place.hash >> 32) as usize % SHARDS;
+        let at = (lane.hash >> 32) as usize % SHARDS;
         let [first, ..] = &self.shards;
         lock(self.shards.get(at).unwrap_or(first))
     }

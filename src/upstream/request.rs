@@ -2,7 +2,7 @@
 //! made last, when credentials have been put in.
 
 use super::dial::Reached;
-use super::{Place, Wire};
+use super::{Lane, Wire};
 use crate::codec::Body;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// One request with its credentials. Prints nothing of itself.
 pub struct UpstreamRequest {
-    pub(super) place: Place,
+    pub(super) lane: Lane,
     pub(super) method: Method,
     pub(super) target: PathAndQuery,
     pub(super) headers: Arc<HeaderMap>,
@@ -22,14 +22,14 @@ pub struct UpstreamRequest {
 impl UpstreamRequest {
     /// `target` is the path and query in origin form; `headers` hold neither Host nor framing nor hop-by-hop fields.
     pub fn new(
-        place: Place,
+        lane: Lane,
         method: Method,
         target: PathAndQuery,
         headers: Arc<HeaderMap>,
         body: Body,
         websocket: bool,
     ) -> Self {
-        Self { place, method, target, headers, body, websocket }
+        Self { lane, method, target, headers, body, websocket }
     }
 
     /// May be sent once more: a method that is safe to repeat, and no body.
@@ -39,14 +39,14 @@ impl UpstreamRequest {
 
     /// The Host that is sent; as [`crate::base::Host::authority`].
     pub(super) fn authority(&self) -> Arc<str> {
-        let right = self.place.right();
+        let right = self.lane.right();
         right.host().authority(right.scheme(), right.port())
     }
 }
 
 impl std::fmt::Debug for UpstreamRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UpstreamRequest").field("right", self.place.right()).finish_non_exhaustive()
+        f.debug_struct("UpstreamRequest").field("right", self.lane.right()).finish_non_exhaustive()
     }
 }
 

@@ -335,13 +335,18 @@ fn rs_17_a_body_over_its_cap_is_413_and_never_a_whole_message_upstream() {
 }
 
 #[test]
-fn rs_19_on_one_cpu_one_thread_does_all_of_the_mix() {
+fn on_one_cpu_one_thread_does_all_of_the_mix() {
     // Whichever this machine has: the first of those that the test itself may use.
     const ONE: &str = "exec taskset -c $(taskset -cp $$ | sed 's/.*: //; s/[,-].*//') \"$@\"";
     let bed = Bed::with(&Setup { policy: P1.into(), through: &["sh", "-c", ONE, "sh"], ..Setup::default() });
     let status = std::fs::read_to_string(format!("/proc/{}/status", bed.gate.pid())).unwrap();
     let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
     assert!(cpus.parse::<u32>().is_ok(), "one CPU: {cpus}");
+    let names = std::fs::read_dir(format!("/proc/{}/task", bed.gate.pid())).unwrap().map(|thread| {
+        let name = std::fs::read_to_string(thread.unwrap().path().join("comm")).unwrap();
+        name.trim_end().to_owned()
+    });
+    assert_eq!(names.filter(|name| name == "outgate").count(), 1, "no worker beside the first thread");
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let bed = &bed;

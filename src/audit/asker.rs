@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 
 /// Fields of a decision, as they stand in its line.
 #[derive(Debug, Clone, Default)]
-pub struct Origin {
+pub struct Asker {
     fields: Vec<u8>,
     altered: Vec<&'static str>,
 }
 
-impl Origin {
+impl Asker {
     pub(super) const UNKNOWN: &'static Self = &Self { fields: Vec::new(), altered: Vec::new() };
 
     pub fn new(client: Option<&str>, source: SocketAddr, door: Door) -> Self {
