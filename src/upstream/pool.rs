@@ -62,7 +62,7 @@ impl Hasher for Held {
         self.0 = hash;
     }
 
-    /// Places write nothing else.
+    /// Lanes write nothing else.
     fn write(&mut self, _: &[u8]) {}
 
     fn finish(&self) -> u64 {
@@ -70,13 +70,13 @@ impl Hasher for Held {
     }
 }
 
-type Places = HashMap<Lane, Entry, BuildHasherDefault<Held>>;
+type Lanes = HashMap<Lane, Entry, BuildHasherDefault<Held>>;
 
 /// Locks are held for a map look-up each, and flows in different lanes rarely share one.
 const SHARDS: usize = 16;
 
 pub(super) struct Pool {
-    shards: [Mutex<Places>; SHARDS],
+    shards: [Mutex<Lanes>; SHARDS],
     hasher: RandomState,
     idle: AtomicUsize,
     idle_for: Duration,
@@ -223,7 +223,7 @@ impl Pool {
         self.idle.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, lane: &Lane) -> MutexGuard<'_, Places> {
+    fn shard(&self, lane: &Lane) -> MutexGuard<'_, Lanes> {
         // The map takes its buckets from the low bits and its tags from the highest.
         let at = (lane.hash >> 32) as usize % SHARDS;
         let [first, ..] = &self.shards;
